@@ -1,0 +1,169 @@
+"""The contract between the reconciler and whatever runs instances.
+
+Rules, which ``tests/contract`` runs against every driver:
+
+- Every call may happen twice, or again after a crash in the middle: a repeat is success.
+- What is made has a name that is a function of instance and start number, and is labelled with
+  deployment and instance, so that it can be found again without a database.
+- "Nothing found" is an answer; "no answer" is an exception.
+- Only :class:`Refused`, :class:`NoRoom` and :class:`Unreachable` are raised.
+- A driver knows no SQL, no prices, no clock of the business, no settings beyond its own
+  constructor arguments.
+- Calls return as soon as the engine accepted the work: long work (an image pull) goes on in the
+  driver, shows in :meth:`Driver.observe`, and announces itself through :meth:`Driver.changes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from tidemill.model.observation import InstanceId, Seen
+
+
+class DriverError(Exception):
+    """Something a driver says no with. ``str(error)`` is fit for the user's eyes."""
+
+
+class Refused(DriverError):
+    """Give up: the engine will never do this, and the message says why."""
+
+
+class NoRoom(DriverError):
+    """The node cannot hold this workload now: place it elsewhere or tell the user."""
+
+
+class Unreachable(DriverError):
+    """The engine gave no answer: nothing is known, try later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator of a node.
+
+    ``id`` is what the engine calls it (an NVIDIA GPU's UUID); ``paths`` are device nodes to pass
+    through as they are, for accelerators that need no runtime of their own. ``name`` is the
+    model, as the catalogue shows it ("H100-SXM-80GB").
+    """
+
+    id: str
+    name: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine as its driver sees it. Memory and disk in MiB and GB (10^9 bytes)."""
+
+    name: str
+    cpu: float
+    memory_mb: int
+    disk_gb: int
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP port inside the instance, published at ``node_port`` of the node."""
+
+    port: int
+    node_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything a driver needs to run one start of one instance.
+
+    Attributes:
+        id: the instance, ``notebook-<uuid4>``.
+        start: 1 for the first start; a higher number than the one that runs asks for a restart.
+        tenant: the owner's id; workloads of one tenant share a private network.
+        hostname: a DNS label; other workloads of the tenant reach this one by it.
+        image: an image reference as the engine understands it.
+        env: variables added to the image's own.
+        cpu: cores, fractions allowed. memory_mb, shm_mb: MiB. pids: the most processes.
+        devices: accelerators given to it.
+        ports: published ports; the one with ``port == 22`` is the guest's ssh server.
+        data_disk_gb: size of the disk at /root/dataDisk in GB (10^9 bytes); 0 for a plain folder.
+        authorized_keys: lines in OpenSSH's format; may change while the instance runs.
+        host_key: the 32-byte seed of the instance's ed25519 ssh host key.
+        init_script: run once, as root, at the first start; "" for none.
+    """
+
+    id: InstanceId
+    start: int
+    tenant: str
+    hostname: str
+    image: str
+    cpu: float
+    memory_mb: int
+    shm_mb: int
+    pids: int
+    ports: tuple[Port, ...]
+    authorized_keys: tuple[str, ...]
+    host_key: bytes = field(repr=False)
+    init_script: str = field(default="", repr=False)
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    devices: tuple[Device, ...] = ()
+    data_disk_gb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do beyond the contract; the catalogue offers only that."""
+
+    data_disks: bool
+    logs: bool
+    devices: bool
+
+
+class Driver(Protocol):
+    """Runs workloads on one engine. See the module's rules."""
+
+    capabilities: Capabilities
+
+    async def nodes(self) -> list[Node]:
+        """The machines behind this driver. Raises Unreachable."""
+        ...
+
+    async def observe(self) -> Mapping[InstanceId, Seen]:
+        """Everything of this deployment that the engine has, in one listing. Raises Unreachable."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields whenever looking again may pay; a hint that carries no data and may be lost."""
+        ...
+
+    async def ensure_running(self, workload: Workload) -> None:
+        """Bring ``workload.start`` up, or bring its keys up to date when it runs already.
+
+        An older start that still runs is stopped first. An exited ``workload.start`` is left as
+        it is: the caller asks for a new start number to have it started again.
+        Raises Refused, NoRoom, Unreachable.
+        """
+        ...
+
+    async def ensure_stopped(self, id: InstanceId) -> None:
+        """Stop it and keep its disks. Nothing there, or stopped already, is success."""
+        ...
+
+    async def ensure_absent(self, id: InstanceId) -> None:
+        """Remove it with its disks, folders, mounts and keys. Nothing there is success."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and background work; what runs goes on running."""
+        ...
+
+
+@runtime_checkable
+class Logs(Protocol):
+    """A driver that can show what an instance printed."""
+
+    def logs(self, id: InstanceId, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        """The init script's and the console's output, oldest first; ``tail`` lines at most.
+
+        Raises Unreachable. Yields nothing when the instance has never been started.
+        """
+        ...
