@@ -15,10 +15,10 @@ class Wake:
         """Ring: there may be something to do."""
         self._event.set()
 
-    async def wait(self, timeout: float) -> bool:
-        """Wait for a ring, at most ``timeout`` seconds; True when there was one."""
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a ring, at most ``seconds``; True when there was one."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._event.wait()
         except TimeoutError:
             return False
