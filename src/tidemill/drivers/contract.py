@@ -15,8 +15,9 @@ Rules, which ``tests/contract`` runs against every driver:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tidemill.model.observation import InstanceId, Seen
@@ -107,6 +108,32 @@ class Workload:
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     devices: tuple[Device, ...] = ()
     data_disk_gb: int = 0
+
+
+class Guest(Protocol):
+    """What goes into every instance; built by ``tidemill.guest``, handed to a driver whole.
+
+    Attributes:
+        folder: the built guest on the host, to be mounted read-only at ``mount``.
+        mount: ``/.tidemill``.
+        files_mount: where the instance's own files go, read-only: ``/.tidemill/instance``. The
+            driver replaces a changed file by an atomic rename inside the same folder.
+        command: the first process of the instance; the image's own entry point is not run.
+        init_exit_path: file in the instance's system disk that holds the init script's exit code
+            in decimal (``-1``: interrupted) once it has ended.
+    """
+
+    folder: Path
+    mount: str
+    files_mount: str
+    command: tuple[str, ...]
+    init_exit_path: str
+
+    def files(
+        self, *, authorized_keys: Sequence[str], host_key: bytes, init_script: str
+    ) -> Mapping[str, bytes]:
+        """The instance's own files by name; all are secret enough for mode 0600."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
