@@ -1,0 +1,172 @@
+"""Every setting, in one table: name, default, parser, help.
+
+A setting comes from the command line, else from the environment (``TIDEMILL_<NAME>``), else from
+``tidemill.toml``, else from here. docs/settings.md is generated from this table. Nothing is read
+at import; :func:`load` is called once, by the composition root.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill.model.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    help: str
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if number < 0:
+        raise ValueError("expected a number of seconds, 0 or more")
+    return number
+
+
+def _port_range(value: Any) -> tuple[int, int]:
+    first, _, last = str(value).partition("-")
+    low, high = int(first), int(last or first)
+    if not 1 <= low <= high <= 65535:
+        raise ValueError("expected two ports such as 31000-32767")
+    return low, high
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(word for word in value.replace(",", " ").split() if word)
+    return tuple(str(word) for word in value)
+
+
+def _share(value: Any) -> float:
+    number = float(value)
+    if number <= 0:
+        raise ValueError("expected a number above 0")
+    return number
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError("expected a whole number, 0 or more")
+    return number
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("data_dir", "/var/lib/tidemill", Path, "folder for the database, keys, disks and the guest"),
+    Setting("database_url", "", str, "SQLAlchemy URL; empty for SQLite in the data folder"),
+    Setting("host", "0.0.0.0", str, "address the API listens on"),  # noqa: S104 - a default to be reachable
+    Setting("port", 8420, _count, "port the API listens on"),
+    Setting(
+        "public_url", "", str, "how browsers reach the API, such as https://gpu.example.org; names its origin"
+    ),
+    Setting("trusted_proxies", "", _words, "addresses of reverse proxies whose X-Forwarded-For is believed"),
+    Setting(
+        "deployment", "", str, "label on everything made in an engine; empty for one made at first start"
+    ),
+    Setting("region_name", "local", str, "name of the region when tidemill.toml lists none"),
+    Setting("ssh_address", "", str, "host name that users ssh to; empty for this machine's address"),
+    Setting("publish_address", "0.0.0.0", str, "address that node ports are published on"),  # noqa: S104
+    Setting("node_ports", "31000-32767", _port_range, "range that node ports are given from"),
+    Setting("driver", "docker", str, "what runs instances: docker or simulated"),
+    Setting("docker_url", "unix:///var/run/docker.sock", str, "where the container engine listens"),
+    Setting("tenant_networks", "10.213.0.0/16", str, "address pool for the tenants' private networks"),
+    Setting("stop_grace", 10.0, _seconds, "seconds a stopping instance gets before it is killed"),
+    Setting("simulated_nodes", 1, _count, "nodes of the simulated driver (64 cores, 512 GiB, 8 GPUs each)"),
+    Setting("cpu_overcommit", 1.0, _share, "how many times each core of a node may be given out"),
+    Setting("memory_reserve_mb", 512, _count, "memory of each node that is never given out, in MiB"),
+    Setting("beat", 2.0, _seconds, "seconds between passes of the loop when nothing rings"),
+    Setting("full_pass", 60.0, _seconds, "seconds between passes that look at every instance"),
+    Setting("lease", 60.0, _seconds, "seconds that one pass owns an instance it works on"),
+    Setting("driver_calls", 8, _count, "driver calls that run at the same time"),
+    Setting("initializing_deadline", 300.0, _seconds, "seconds that Initializing may last"),
+    Setting("pulling_deadline", 3600.0, _seconds, "seconds that PullingImage may last"),
+    Setting("starting_deadline", 300.0, _seconds, "seconds that Starting may last"),
+    Setting("restarting_deadline", 900.0, _seconds, "seconds that Restarting may last"),
+    Setting("stopping_deadline", 120.0, _seconds, "seconds after which a stop that is not confirmed says so"),
+    Setting("terminating_deadline", 120.0, _seconds, "the same for a terminate"),
+    Setting("restart_pause", 1.0, _seconds, "pause before an instance that died is started again; doubles"),
+    Setting("restart_pause_most", 300.0, _seconds, "the longest such pause"),
+    Setting("restart_quiet", 600.0, _seconds, "seconds of running after which such pauses begin anew"),
+    Setting(
+        "orphan_grace", 60.0, _seconds, "seconds before something labelled ours that nobody wants is removed"
+    ),
+    Setting("data_disk_most_gb", 1000, _count, "largest data disk that may be asked for, in GB"),
+    Setting("token_seconds", 86400, _count, "how long an access token is good"),
+    Setting("token_issuer", "tidemill", str, "claim iss of access tokens"),
+    Setting("token_audience", "tidemill", str, "claim aud of access tokens"),
+    Setting("login_free_attempts", 3, _count, "failed logins before the answers are slowed down"),
+    Setting("login_attempts", 10, _count, "failed logins per account before it is refused for a while"),
+    Setting(
+        "login_attempts_address", 50, _count, "failed logins per address before it is refused for a while"
+    ),
+    Setting("login_refused_seconds", 300.0, _seconds, "how long such a refusal lasts"),
+    Setting("body_limit", 1048576, _count, "largest request body in bytes"),
+    Setting(
+        "secure_cookie", "auto", str, "Secure attribute of the cookie: auto (by public_url), true, false"
+    ),
+    Setting("log_format", "text", str, "text or json"),
+)
+
+
+class Settings:
+    """The settings in force; every name of the table is an attribute. Raises Misconfigured."""
+
+    def __init__(self, **given: Any) -> None:
+        table = {setting.name: setting for setting in SETTINGS}
+        unknown = sorted(set(given) - set(table))
+        if unknown:
+            raise Misconfigured(f"unknown setting {unknown[0]!r}; docs/settings.md lists them all")
+        for setting in SETTINGS:
+            value = given.get(setting.name, setting.default)
+            try:
+                setattr(self, setting.name, setting.parse(value))
+            except (TypeError, ValueError) as error:
+                raise Misconfigured(f"setting {setting.name}: {value!r} does not fit: {error}") from None
+
+    def __getattr__(self, name: str) -> Any:  # only for names that the table does not have
+        raise AttributeError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings, and the catalogue tables of the file as they were written."""
+
+    settings: Settings
+    tables: Mapping[str, Any]
+
+
+TABLES = ("region", "image", "type", "device", "registry")
+
+
+def load(
+    file: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Configuration:
+    """Read ``tidemill.toml`` (if given), the environment and the command line.
+
+    Raises Misconfigured, with the file, the setting and the reason.
+    """
+    written: dict[str, Any] = {}
+    if file is not None:
+        try:
+            written = tomllib.loads(file.read_text("utf-8"))
+        except OSError as error:
+            raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"{file} is not valid TOML: {error}") from None
+    tables = {name: written.pop(name) for name in TABLES if name in written}
+    names = {setting.name for setting in SETTINGS}
+    for name in names:
+        variable = f"TIDEMILL_{name.upper()}"
+        if variable in environ:
+            written[name] = environ[variable]
+    written.update({name: value for name, value in overrides.items() if value is not None})
+    return Configuration(Settings(**written), tables)

@@ -1,0 +1,363 @@
+"""Instances: reading them, and the one function that changes an instance's state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql import ColumnElement
+
+from tidemill.model.errors import Conflict
+from tidemill.model.instance import Happening, Instance
+from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees, move
+from tidemill.model.offer import ChargeMode
+from tidemill.model.placement import Need
+from tidemill.store import reservations
+from tidemill.store.schema import events, instances, meters
+
+COLUMNS = tuple(field.name for field in fields(Instance))
+_SELECT = select(*(instances.c[name] for name in COLUMNS))
+_BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
+_INSERT = insert(instances)
+_EVENT = insert(events)
+
+AT_REST = tuple(state.value for state, row in STATES.items() if row.deadline is None)
+
+
+class Stale(Exception):
+    """The row changed since it was read: read it again and decide anew."""
+
+
+def from_row(row: RowMapping) -> Instance:
+    values: dict[str, Any] = dict(row)
+    values["state"] = State(values["state"])
+    values["charge_mode"] = ChargeMode(values["charge_mode"])
+    if values["ssh_key_ids"] is not None:
+        values["ssh_key_ids"] = tuple(values["ssh_key_ids"])
+    return Instance(**values)
+
+
+def need_of(instance: Instance) -> Need:
+    return Need(instance.cpu_milli, instance.memory_mb, instance.gpu_num)
+
+
+def insert_new(connection: Connection, instance: Instance) -> None:
+    """Write a new instance with its reservation and its first event. Raises OutOfStock."""
+    values = {name: getattr(instance, name) for name in COLUMNS}
+    connection.execute(_INSERT, values)
+    reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
+    _write_event(connection, instance, "launch", instance.state, instance.created_at, "", "")
+
+
+def get(connection: Connection, instance_id: str, *, user_id: str | None = None) -> Instance | None:
+    """One instance; None when it is not there, or not ``user_id``'s."""
+    row = connection.execute(_BY_ID, {"wanted_id": instance_id}).mappings().first()
+    if row is None or (user_id is not None and row["user_id"] != user_id):
+        return None
+    return from_row(row)
+
+
+def page(
+    connection: Connection,
+    user_id: str,
+    *,
+    offset: int,
+    limit: int,
+    states: Collection[State] | None = None,
+    name: str | None = None,
+    region_id: str | None = None,
+    include_released: bool = False,
+) -> tuple[list[Instance], int]:
+    """Instances of a user, newest first, and how many there are in all."""
+    conditions: list[ColumnElement[bool]] = [instances.c.user_id == user_id]
+    if states is not None:
+        conditions.append(instances.c.state.in_([state.value for state in states]))
+    elif not include_released:
+        conditions.append(instances.c.state != State.RELEASED.value)
+    if name is not None:
+        conditions.append(instances.c.name.contains(name, autoescape=True))
+    if region_id is not None:
+        conditions.append(instances.c.region_id == region_id)
+    total = connection.execute(select(func.count()).select_from(instances).where(*conditions)).scalar_one()
+    rows = connection.execute(
+        _SELECT.where(*conditions)
+        .order_by(instances.c.created_at.desc(), instances.c.id.desc())
+        .offset(offset)
+        .limit(limit)
+    ).mappings()
+    return [from_row(row) for row in rows], total
+
+
+def record(
+    connection: Connection,
+    instance: Instance,
+    event: Event,
+    at: datetime,
+    *,
+    reason: str = "",
+    message: str = "",
+    not_before: datetime | None = None,
+    failures: int | None = None,
+) -> Instance:
+    """Move ``instance`` by ``event``: the only writer of an instance's state.
+
+    Writes the new state, its event, its reservation and its meter together, on condition that
+    nobody changed the row since ``instance`` was read. Returns the instance as it is now; an
+    event that changes nothing writes nothing.
+
+    Raises Conflict (no such move), Stale (read again), OutOfStock (no room to start again).
+    """
+    cell = move(instance.state, event)
+    if cell is None:
+        raise Conflict(
+            f"Cannot {event.value} an instance that is {instance.state.value}", code="stateForbids"
+        )
+    moved = cell.to is not instance.state or cell.new_start
+    released = frees(cell.to, event)
+    says = (reason, message) != (instance.reason, instance.message) and bool(reason or message)
+    if not moved and not says and not (released and STATES[cell.to].keeps is Keeps.UNTIL_SEEN_STOPPED):
+        return instance
+    entered = cell.to is not instance.state
+    changed = replace(
+        instance,
+        state=cell.to,
+        state_since=at if entered else instance.state_since,
+        reason=reason if (moved or says) else instance.reason,
+        message=message if (moved or says) else instance.message,
+        start=instance.start + 1 if cell.new_start else instance.start,
+        not_before=not_before if moved else instance.not_before,
+        failures=instance.failures if failures is None else failures,
+        progress=None if entered else instance.progress,
+        started_at=at if entered and cell.to is State.RUNNING else instance.started_at,
+        due_at=None if cell.to is State.RELEASED else at,
+    )
+    changed = _write(connection, instance, changed)
+    if moved or says:
+        _write_event(connection, changed, event.value, instance.state, at, reason, message)
+    before, after = STATES[instance.state], STATES[cell.to]
+    if before.billed and not after.billed:
+        _close_meter(connection, instance.id, at)
+    if after.billed and not before.billed:
+        connection.execute(
+            insert(meters), {"instance_id": instance.id, "start": changed.start, "opened_at": at}
+        )
+    if released:
+        reservations.release(connection, instance.id)
+    elif after.keeps is Keeps.YES and before.keeps is not Keeps.YES:
+        reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
+    if cell.to is State.RELEASED:
+        reservations.release_ports(connection, instance.id)
+    return changed
+
+
+def note(
+    connection: Connection,
+    instance: Instance,
+    at: datetime,
+    *,
+    happened: str | None = None,
+    **columns: Any,
+) -> Instance:
+    """Write what was learned about an instance without moving it; ``happened`` adds an event.
+
+    ``columns`` may not name the state. Raises Stale.
+    """
+    if "state" in columns:
+        raise ValueError("a state is changed by record() alone")
+    changed = _write(connection, instance, replace(instance, **columns))
+    if happened is not None:
+        _write_event(
+            connection, changed, happened, instance.state, at, changed.reason, columns.get("message", "")
+        )
+    return changed
+
+
+def _write(connection: Connection, instance: Instance, changed: Instance) -> Instance:
+    changed = replace(changed, version=instance.version + 1)
+    values = {
+        name: getattr(changed, name) for name in COLUMNS if getattr(changed, name) != getattr(instance, name)
+    }
+    written = connection.execute(
+        update(instances)
+        .where(instances.c.id == instance.id, instances.c.version == instance.version)
+        .values(values)
+    )
+    if written.rowcount != 1:
+        raise Stale(instance.id)
+    return changed
+
+
+def _write_event(
+    connection: Connection,
+    instance: Instance,
+    event: str,
+    before: State,
+    at: datetime,
+    reason: str,
+    message: str,
+) -> None:
+    connection.execute(
+        _EVENT,
+        {
+            "instance_id": instance.id,
+            "user_id": instance.user_id,
+            "at": at,
+            "event": event,
+            "from_state": before.value,
+            "to_state": instance.state.value,
+            "start": instance.start,
+            "reason": reason,
+            "message": message,
+        },
+    )
+
+
+def _close_meter(connection: Connection, instance_id: str, at: datetime) -> None:
+    """Close the open meter; never before it was opened, even when the clock was set back."""
+    opened = connection.execute(
+        select(meters.c.id, meters.c.opened_at).where(
+            meters.c.instance_id == instance_id, meters.c.closed_at.is_(None)
+        )
+    ).first()
+    if opened is not None:
+        connection.execute(
+            update(meters).where(meters.c.id == opened.id).values(closed_at=max(at, opened.opened_at))
+        )
+
+
+def claim(
+    connection: Connection,
+    *,
+    owner: str,
+    now: datetime,
+    until: datetime,
+    regions: Sequence[str],
+    ids: Collection[str],
+    limit: int,
+) -> list[Instance]:
+    """Take a lease on instances that are due, or named in ``ids``, and that nobody else works on.
+
+    A lease that ends later than a new one would is from before the clock was set back, and over.
+    """
+    unclaimed = or_(
+        instances.c.lease_until.is_(None), instances.c.lease_until <= now, instances.c.lease_until > until
+    )
+    due = instances.c.due_at <= now
+    if ids:
+        due = or_(due, instances.c.id.in_(list(ids)))
+    chosen = (
+        select(instances.c.id)
+        .where(due, unclaimed, instances.c.region_id.in_(list(regions)))
+        .order_by(instances.c.due_at)
+        .limit(limit)
+    )
+    rows = connection.execute(
+        update(instances)
+        .where(instances.c.id.in_(chosen), unclaimed)
+        .values(lease_owner=owner, lease_until=until)
+        .returning(*(instances.c[name] for name in COLUMNS))
+    ).mappings()
+    return [from_row(row) for row in rows]
+
+
+def settle(
+    connection: Connection, instance_id: str, owner: str, version: int, due_at: datetime | None
+) -> None:
+    """Give the lease back and say when to look again.
+
+    When somebody changed the row meanwhile (its version is not ``version``), their due time
+    stands, so that what they want is looked at.
+    """
+    connection.execute(
+        update(instances)
+        .where(
+            instances.c.id == instance_id,
+            instances.c.lease_owner == owner,
+            instances.c.version == version,
+        )
+        .values(due_at=due_at)
+    )
+    connection.execute(
+        update(instances)
+        .where(instances.c.id == instance_id, instances.c.lease_owner == owner)
+        .values(lease_owner=None, lease_until=None)
+    )
+
+
+def let_go(connection: Connection, owner: str) -> None:
+    """Give back every lease of a server that stops."""
+    connection.execute(
+        update(instances).where(instances.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
+    )
+
+
+def awake(connection: Connection, regions: Sequence[str]) -> list[str]:
+    """Instances on the way from one state to another, whatever their due time says."""
+    return list(
+        connection.execute(
+            select(instances.c.id).where(
+                instances.c.region_id.in_(list(regions)), instances.c.state.not_in(AT_REST)
+            )
+        ).scalars()
+    )
+
+
+def wanted(connection: Connection, regions: Sequence[str]) -> dict[str, Wanted]:
+    """What is wanted of every instance that is not Released."""
+    rows = connection.execute(
+        select(instances.c.id, instances.c.state).where(
+            instances.c.region_id.in_(list(regions)), instances.c.state != State.RELEASED.value
+        )
+    )
+    return {row.id: STATES[State(row.state)].wanted for row in rows}
+
+
+def touch_for_user(connection: Connection, user_id: str, at: datetime) -> None:
+    """The user's keys changed: have every instance that may be running brought up to date."""
+    running = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
+    connection.execute(
+        update(instances)
+        .where(and_(instances.c.user_id == user_id, instances.c.state.in_(running)))
+        .values(revision=instances.c.revision + 1, version=instances.c.version + 1, due_at=at)
+    )
+
+
+def history(connection: Connection, instance_id: str, *, after: int, limit: int) -> list[Happening]:
+    """The instance's events after ``after``, oldest first."""
+    rows = connection.execute(
+        select(
+            events.c.seq,
+            events.c.instance_id,
+            events.c.at,
+            events.c.event,
+            events.c.from_state,
+            events.c.to_state,
+            events.c.start,
+            events.c.reason,
+            events.c.message,
+        )
+        .where(events.c.instance_id == instance_id, events.c.seq > after)
+        .order_by(events.c.seq)
+        .limit(limit)
+    ).mappings()
+    return [_happening(row) for row in rows]
+
+
+def _happening(row: RowMapping) -> Happening:
+    values: dict[str, Any] = dict(row)
+    values["from_state"] = State(values["from_state"])
+    values["to_state"] = State(values["to_state"])
+    return Happening(**values)

@@ -1,0 +1,297 @@
+"""The tables. Invariants live here first: keys and checks before code.
+
+One device belongs to at most one instance (``devices.instance_id`` is set by a guarded update of
+one row), one node port to one instance (primary key), what is given out of a node never exceeds
+what it has (guarded update and CHECK). Instants are whole microseconds since 1970 in UTC; money
+is whole micro-units.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, kept as whole microseconds: the same order and value on every database."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else (value - EPOCH) // MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+# SQLite counts rows by itself only for a column of type INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("username", String(255), nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("token_epoch", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", Instant, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", String(255), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("hint", String(32), nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+)
+
+ssh_keys = Table(
+    "ssh_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("user_id", "fingerprint"),
+)
+
+login_failures = Table(
+    "login_failures",
+    metadata,
+    Column("subject", String(320), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_at", Instant, nullable=False, index=True),
+)
+
+regions = Table(
+    "regions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("ssh_address", String(255), nullable=False),
+    Column("driver", String(64), nullable=False),
+    Column("offered", Boolean, nullable=False),
+    Column("position", Integer, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("offered", Boolean, nullable=False),
+    Column("position", Integer, nullable=False),
+)
+
+instance_types = Table(
+    "instance_types",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("cpu_milli", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("shm_mb", Integer, nullable=False),
+    Column("pids", Integer, nullable=False),
+    Column("gpu_name", String(255), nullable=False),
+    Column("gpu_num", Integer, nullable=False),
+    Column("prices", JSON, nullable=False),
+    Column("spot", Boolean, nullable=False),
+    Column("regions", JSON, nullable=False),
+    Column("offered", Boolean, nullable=False),
+    Column("position", Integer, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("region_id", String(64), ForeignKey("regions.id"), nullable=False, index=True),
+    Column("name", String(255), nullable=False),
+    Column("cpu_milli", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_gb", Integer, nullable=False),
+    Column("cpu_used", Integer, nullable=False, server_default=text("0")),
+    Column("memory_used", Integer, nullable=False, server_default=text("0")),
+    Column("present", Boolean, nullable=False),
+    CheckConstraint("cpu_used >= 0", name="cpu_used"),
+    CheckConstraint("memory_used >= 0", name="memory_used"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("node_id", String(64), ForeignKey("nodes.id"), primary_key=True),
+    Column("device_id", String(255), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("paths", JSON, nullable=False),
+    Column("present", Boolean, nullable=False),
+    Column("instance_id", String(64), index=True),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("hostname", String(63), nullable=False),
+    Column("region_id", String(64), nullable=False),
+    Column("node_id", String(36), nullable=False),
+    Column("type_id", String(64), nullable=False),
+    Column("type_name", String(255), nullable=False),
+    Column("image_id", String(64), nullable=False),
+    Column("image_name", String(255), nullable=False),
+    Column("image_reference", Text, nullable=False),
+    Column("cpu_milli", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("shm_mb", Integer, nullable=False),
+    Column("pids", Integer, nullable=False),
+    Column("gpu_name", String(255), nullable=False),
+    Column("gpu_num", Integer, nullable=False),
+    Column("charge_mode", String(16), nullable=False),
+    Column("duration", Integer, nullable=False),
+    Column("price_micro", BigInteger, nullable=False),
+    Column("is_spot", Boolean, nullable=False),
+    Column("data_disk_gb", Integer, nullable=False),
+    Column("enable_common_data", Boolean, nullable=False),
+    Column("enable_docker", Boolean, nullable=False),
+    Column("docker_storage_gb", Integer, nullable=False),
+    Column("init_script", Text, nullable=False),
+    Column("env", JSON, nullable=False),
+    Column("ssh_key_ids", JSON),
+    Column("host_key", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("state_since", Instant, nullable=False),
+    Column("reason", String(64), nullable=False, server_default=""),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("start", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("due_at", Instant),
+    Column("not_before", Instant),
+    Column("lease_until", Instant),
+    Column("lease_owner", String(64)),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("revision", Integer, nullable=False, server_default=text("0")),
+    Column("applied_revision", Integer, nullable=False, server_default=text("0")),
+    Column("progress", Integer),
+    Column("init_exit", Integer),
+    Column("started_at", Instant),
+    Index("ix_instances_owner", "user_id", "created_at", "id"),
+    Index("ix_instances_due", "due_at"),
+    Index("ix_instances_node", "node_id", "state"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("instance_id", String(64), ForeignKey("instances.id"), primary_key=True),
+    Column("node_id", String(64), ForeignKey("nodes.id"), nullable=False, index=True),
+    Column("cpu_milli", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+)
+
+node_ports = Table(
+    "node_ports",
+    metadata,
+    Column("node_id", String(36), primary_key=True),
+    Column("node_port", Integer, primary_key=True),
+    Column("instance_id", String(64), ForeignKey("instances.id"), nullable=False),
+    Column("port", Integer, nullable=False),
+    UniqueConstraint("instance_id", "port"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("instance_id", String(64), ForeignKey("instances.id"), nullable=False),
+    Column("user_id", String(36), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("from_state", String(32), nullable=False),
+    Column("to_state", String(32), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("message", Text, nullable=False),
+    Index("ix_events_instance", "instance_id", "seq"),
+)
+
+meters = Table(
+    "meters",
+    metadata,
+    Column("id", Sequence, primary_key=True, autoincrement=True),
+    Column("instance_id", String(64), ForeignKey("instances.id"), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    Index(
+        "uq_meters_open",
+        "instance_id",
+        unique=True,
+        sqlite_where=text("closed_at IS NULL"),
+        postgresql_where=text("closed_at IS NULL"),
+    ),
+    CheckConstraint("closed_at IS NULL OR closed_at >= opened_at", name="closed_after_opened"),
+)
+
+launch_keys = Table(
+    "launch_keys",
+    metadata,
+    Column("user_id", String(36), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_hash", String(64), nullable=False),
+    Column("instance_id", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False, index=True),
+)
