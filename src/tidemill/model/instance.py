@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.model.lifecycle import State
-from tidemill.model.offer import ChargeMode
+from tidemill.model.offer import ChargeMode, Region
 
 SSH_PORT = 22
 
@@ -129,3 +129,13 @@ def hostname_for(name: str, instance_id: str) -> str:
     """A DNS label for an instance: from its name where that has letters, else from its id."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50].strip("-")
     return label or "i-" + instance_id.removeprefix("notebook-")[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """An instance with what is shown beside it. ``host_key`` is its public ssh host key's line."""
+
+    instance: Instance
+    region: Region
+    ports: tuple[NodePort, ...]
+    host_key: str

@@ -1,0 +1,43 @@
+"""Start, stop, restart, terminate: write down what is wanted and ring the bell."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from tidemill.actions.context import Context
+from tidemill.model.account import Caller
+from tidemill.model.errors import NotFound
+from tidemill.model.lifecycle import Event, State
+from tidemill.store import instances
+from tidemill.store.instances import Stale
+
+TRIES = 10
+
+
+def not_found() -> NotFound:
+    """The one answer for "not there", "not yours" and "released"; the live service's words."""
+    return NotFound("ent: instance not found", code="instanceNotFound")
+
+
+async def ask(context: Context, caller: Caller, instance_id: str, event: Event) -> None:
+    """Move the caller's instance by a user's event; what holds already is success.
+
+    Raises NotFound, Conflict (the state forbids it), OutOfStock (no room to start again).
+    """
+    now = context.clock.now()
+
+    def work(connection: Connection) -> None:
+        instance = instances.get(connection, instance_id, user_id=caller.user.id)
+        if instance is None or instance.state is State.RELEASED:
+            raise not_found()
+        instances.record(connection, instance, event, now)
+
+    for attempt in range(TRIES):
+        try:
+            await context.database.write(work)
+        except Stale:  # the loop wrote between our read and our write (PostgreSQL): look again
+            if attempt == TRIES - 1:
+                raise
+            continue
+        break
+    context.wake.set()

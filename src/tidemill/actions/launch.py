@@ -1,0 +1,201 @@
+"""Launch: write down that an instance is wanted, with its terms, its place and its ports.
+
+One transaction; the loop does the rest. Nothing here talks to a driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+from uuid import uuid4
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from tidemill.actions.context import Context
+from tidemill.model.account import Caller
+from tidemill.model.errors import Invalid, NotFound, OutOfStock
+from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
+from tidemill.model.lifecycle import State
+from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
+from tidemill.model.placement import Need, fits
+from tidemill.settings import Settings
+from tidemill.store import accounts, instances, launch_keys, offers, reservations
+
+
+async def launch(context: Context, caller: Caller, order: Order, *, key: str | None, body: bytes) -> str:
+    """Accept an order and return the new instance's id.
+
+    ``key`` and ``body`` are the caller's Idempotency-Key and the request as it came: the same
+    key and body within 24 hours return the same id. Raises NotFound, Invalid, OutOfStock,
+    Conflict (key used with another body), Unavailable (no node port left).
+    """
+    now = context.clock.now()
+    fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
+
+    def work(connection: Connection) -> str:
+        if key is not None:
+            earlier = launch_keys.find(connection, caller.user.id, key, fingerprint, now)
+            if earlier is not None:
+                return earlier
+        instance = _accept(connection, context.settings, caller.user.id, order, now)
+        if key is not None:
+            launch_keys.keep(connection, caller.user.id, key, fingerprint, instance.id, now)
+        return instance.id
+
+    try:
+        instance_id = await context.database.write(work)
+    except IntegrityError:
+        if key is None:
+            raise
+        instance_id = await context.database.write(work)  # the same key won elsewhere: find its instance
+    context.wake.set()
+    return instance_id
+
+
+def _accept(
+    connection: Connection, settings: Settings, user_id: str, order: Order, now: datetime
+) -> Instance:
+    image, kind, region = _look_up(connection, order)
+    price = _terms(settings, kind, order)
+    _check_keys(connection, user_id, order)
+    need = Need(kind.cpu_milli, kind.memory_mb, kind.gpu_num)
+    node_id = reservations.place(connection, region.id, need, kind.gpu_name)
+    if node_id is None:
+        raise OutOfStock(_out_of_stock(connection, kind, region))
+    instance_id = f"notebook-{uuid4()}"
+    instance = Instance(
+        id=instance_id,
+        user_id=user_id,
+        name=order.name,
+        hostname=hostname_for(order.name, instance_id),
+        region_id=region.id,
+        node_id=node_id,
+        type_id=kind.id,
+        type_name=kind.name,
+        image_id=image.id,
+        image_name=image.name,
+        image_reference=image.reference,
+        cpu_milli=kind.cpu_milli,
+        memory_mb=kind.memory_mb,
+        shm_mb=kind.shm_mb,
+        pids=kind.pids,
+        gpu_name=kind.gpu_name,
+        gpu_num=kind.gpu_num,
+        charge_mode=order.charge_mode,
+        duration=order.duration,
+        price_micro=price,
+        is_spot=order.is_spot,
+        data_disk_gb=order.data_disk_gb,
+        enable_common_data=order.enable_common_data,
+        enable_docker=order.enable_docker,
+        docker_storage_gb=order.docker_storage_gb,
+        init_script=order.init_script,
+        env=dict(order.env),
+        ssh_key_ids=order.ssh_key_ids,
+        host_key=secrets.token_bytes(32),
+        created_at=now,
+        state=State.INITIALIZING,
+        state_since=now,
+        reason="",
+        message="",
+        start=1,
+        version=1,
+        due_at=now,
+        not_before=None,
+        lease_until=None,
+        failures=0,
+        revision=0,
+        applied_revision=0,
+        progress=None,
+        init_exit=None,
+        started_at=None,
+    )
+    instances.insert_new(connection, instance)
+    reservations.give_ports(
+        connection, instance_id, node_id, (SSH_PORT, *order.node_ports), settings.node_ports
+    )
+    _say_what_is_missing(connection, instance, now)
+    return instance
+
+
+def _look_up(connection: Connection, order: Order) -> tuple[Image, InstanceType, Region]:
+    image = offers.offered_image(connection, order.image_id)
+    if image is None:
+        raise NotFound("image not found", code="imageNotFound")
+    kind = offers.offered_type(connection, order.type_id)
+    if kind is None:
+        raise NotFound("instance type not found", code="instanceTypeNotFound")
+    region = offers.offered_region(connection, order.region_id)
+    if region is None or (kind.regions and region.id not in kind.regions):
+        raise NotFound("region not found", code="regionNotFound")
+    if order.remote_storage_ids:
+        raise NotFound("volume not found", code="volumeNotFound")
+    return image, kind, region
+
+
+def _terms(settings: Settings, kind: InstanceType, order: Order) -> int:
+    """The price per period, in micro-units. Raises Invalid for what the type does not offer."""
+    offered = [mode for mode in ChargeMode if mode in kind.prices]
+    if order.charge_mode not in offered:
+        raise Invalid(
+            f'instance type "{kind.name}" does not offer the charge mode "{order.charge_mode}"; it offers: '
+            + (", ".join(offered) or "none"),
+            code="chargeModeNotOffered",
+        )
+    if order.is_spot and not kind.spot:
+        raise Invalid(
+            f'instance type "{kind.name}" is not offered as spot; it offers: on demand',
+            code="spotNotOffered",
+        )
+    if order.data_disk_gb > settings.data_disk_most_gb:
+        raise Invalid(
+            f'field "instanceConfiguration.extraDataDiskSizeDB" must be at most {settings.data_disk_most_gb}',
+            code="dataDiskTooLarge",
+        )
+    return kind.prices[order.charge_mode]
+
+
+def _check_keys(connection: Connection, user_id: str, order: Order) -> None:
+    if order.ssh_key_ids is None:
+        return
+    own = {key.id for key in accounts.ssh_keys(connection, user_id)}
+    if any(key_id not in own for key_id in order.ssh_key_ids):
+        raise NotFound("ssh key not found", code="sshKeyNotFound")
+
+
+def _out_of_stock(connection: Connection, kind: InstanceType, region: Region) -> str:
+    """Which type and region have no room, and what has."""
+    instead: list[str] = []
+    for other in offers.all_types(connection):
+        need = Need(other.cpu_milli, other.memory_mb, other.gpu_num)
+        found = reservations.rooms(connection, other.gpu_name)
+        for place in offers.all_regions(connection):
+            if other.regions and place.id not in other.regions:
+                continue
+            if any(fits(room, need) for room in found.get(place.id, [])):
+                instead.append(f"{other.name} in {place.name}")
+    return f'instance type "{kind.name}" is out of stock in region "{region.name}"; in stock: ' + (
+        ", ".join(instead) or "nothing at present"
+    )
+
+
+def _say_what_is_missing(connection: Connection, instance: Instance, now: datetime) -> None:
+    """Options that HPC-AI's clients send and this server accepts without having them: say so."""
+    missing = [
+        words
+        for asked, words in (
+            (instance.enable_docker, "Docker inside the instance (enableDocker)"),
+            (instance.enable_common_data, "common data sets (enableCommonData)"),
+        )
+        if asked
+    ]
+    if missing:
+        instances.note(
+            connection,
+            instance,
+            now,
+            happened="notOffered",
+            message="This server does not offer " + " and ".join(missing) + " yet; launched without",
+        )

@@ -1,0 +1,53 @@
+"""What an instance printed: read through its driver, which is asked for nothing else here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from sqlalchemy import Connection
+
+from tidemill.actions.ask import not_found
+from tidemill.actions.context import Context
+from tidemill.drivers.contract import Logs, Unreachable
+from tidemill.model.account import Caller
+from tidemill.model.errors import Unavailable
+from tidemill.model.instance import Instance
+from tidemill.store import instances
+
+
+async def open_logs(
+    context: Context, caller: Caller, instance_id: str, *, follow: bool, tail: int | None
+) -> AsyncIterator[bytes]:
+    """The output of the init script and the console, oldest first.
+
+    Raises NotFound (no such instance), Unavailable (its engine gives no answer).
+    """
+
+    def work(connection: Connection) -> Instance | None:
+        return instances.get(connection, instance_id, user_id=caller.user.id)
+
+    instance = await context.database.read(work)
+    if instance is None:
+        raise not_found()
+    driver = context.drivers.get(instance.region_id)
+    if not isinstance(driver, Logs):
+        raise Unavailable("The region of this instance keeps no logs", code="logsUnavailable")
+    stream = driver.logs(instance.id, follow=follow, tail=tail)
+    try:
+        first = await anext(stream, b"")
+    except Unreachable as error:
+        raise Unavailable(
+            "The machine that runs this instance does not answer; try again later",
+            code="engineUnreachable",
+            detail=str(error),
+        ) from error
+    return _chained(first, stream)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    try:
+        async for chunk in rest:
+            yield chunk
+    except Unreachable:
+        yield b"\n[the machine stopped answering; ask again for the rest]\n"
