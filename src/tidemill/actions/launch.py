@@ -192,10 +192,10 @@ def _say_what_is_missing(connection: Connection, instance: Instance, now: dateti
         if asked
     ]
     if missing:
-        instances.note(
+        instances.tell(
             connection,
             instance,
             now,
-            happened="notOffered",
-            message="This server does not offer " + " and ".join(missing) + " yet; launched without",
+            "notOffered",
+            "This server does not offer " + " and ".join(missing) + " yet; launched without",
         )

@@ -163,26 +163,19 @@ def record(
     return changed
 
 
-def note(
-    connection: Connection,
-    instance: Instance,
-    at: datetime,
-    *,
-    happened: str | None = None,
-    **columns: Any,
-) -> Instance:
-    """Write what was learned about an instance without moving it; ``happened`` adds an event.
+def note(connection: Connection, instance: Instance, **columns: Any) -> Instance:
+    """Write what was learned about an instance without moving it.
 
     ``columns`` may not name the state. Raises Stale.
     """
     if "state" in columns:
         raise ValueError("a state is changed by record() alone")
-    changed = _write(connection, instance, replace(instance, **columns))
-    if happened is not None:
-        _write_event(
-            connection, changed, happened, instance.state, at, changed.reason, columns.get("message", "")
-        )
-    return changed
+    return _write(connection, instance, replace(instance, **columns))
+
+
+def tell(connection: Connection, instance: Instance, at: datetime, happened: str, message: str) -> None:
+    """Add a line to the instance's history that is no move."""
+    _write_event(connection, instance, happened, instance.state, at, "", message)
 
 
 def _write(connection: Connection, instance: Instance, changed: Instance) -> Instance:

@@ -1,0 +1,200 @@
+"""What to do about one instance, decided purely from its row, what was seen, and the time.
+
+The loop claims an instance, looks at the engine, asks :func:`decide`, and carries the plan out:
+first the events and notes (each a guarded transaction), then the driver call, then the events
+that follow from the call. Nothing here waits, writes or asks anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tidemill.model.instance import Instance
+from tidemill.model.lifecycle import STATES, Event, State, Wanted, move
+from tidemill.model.observation import Phase, Seen
+from tidemill.settings import Settings
+
+NOT_RUNNING = frozenset({Phase.EXITED, Phase.CREATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event to record, with the reason and message it is recorded with."""
+
+    event: Event
+    reason: str = ""
+    message: str = ""
+    not_before: datetime | None = None
+    failures: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        happened: the event to record first, if any; the rest of the plan is then decided anew.
+        learned: columns to note (progress, reason, message, init_exit), no change of state.
+        call: what to ask the driver for, if anything.
+        then: the event to record after the call succeeded.
+        look_again: when to look at it again; None when at rest.
+    """
+
+    happened: Happened | None = None
+    learned: dict[str, object] = field(default_factory=dict[str, object])
+    call: Wanted | None = None
+    then: Event | None = None
+    look_again: datetime | None = None
+
+
+def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Settings) -> Plan:
+    """The next step for ``instance``; ``seen`` is None when it was looked for and is not there."""
+    happened = _what_happened(instance, seen, now, settings)
+    if happened is not None:
+        return Plan(happened=happened, look_again=now)
+    learned = _what_was_learned(instance, seen)
+    wanted = STATES[instance.state].wanted
+    if instance.state is State.RELEASED:
+        return Plan()
+    if wanted is Wanted.ABSENT:
+        gone = Event.ABSENT if seen is None else None
+        return Plan(learned=learned, call=Wanted.ABSENT, then=gone, look_again=now)
+    again = _look_again(instance, seen, now, settings)
+    if wanted is Wanted.STOPPED:
+        running = seen is not None and seen.phase not in NOT_RUNNING
+        return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
+    if instance.not_before is not None and now < instance.not_before:
+        return Plan(learned=learned, look_again=min(instance.not_before, again or instance.not_before))
+    return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)
+
+
+def _is_owed(instance: Instance, seen: Seen | None) -> bool:
+    """Whether the driver has to be asked to run it (again), or to take new keys."""
+    if seen is None or seen.start < instance.start:
+        return True
+    if seen.phase in {Phase.PULLING, Phase.CREATED}:
+        return True
+    return seen.phase is not Phase.EXITED and instance.applied_revision < instance.revision
+
+
+def _what_happened(
+    instance: Instance, seen: Seen | None, now: datetime, settings: Settings
+) -> Happened | None:
+    event = _event_of(instance, seen)
+    if event is not None:
+        cell = move(instance.state, event)
+        if cell is not None and (cell.to is not instance.state or cell.new_start):
+            return _with_reason(instance, event, seen, now, settings)
+    deadline = STATES[instance.state].deadline
+    if deadline is None or instance.reason == "Overdue":
+        return None
+    lasted = (now - instance.state_since).total_seconds()
+    allowed: float = getattr(settings, deadline)
+    if lasted < allowed:
+        return None
+    return Happened(Event.OVERDUE, "Overdue", _overdue_message(instance, seen, allowed))
+
+
+def _event_of(instance: Instance, seen: Seen | None) -> Event | None:
+    """The lifecycle's word for what was seen; None when it says nothing about this start."""
+    wanted = STATES[instance.state].wanted
+    if seen is None:
+        # While it is being brought up, not being there yet is no news.
+        return None if wanted is Wanted.ABSENT else Event.ABSENT
+    if wanted is not Wanted.RUNNING:
+        return Event.EXITED if seen.phase in NOT_RUNNING else None
+    if seen.start != instance.start:
+        return None
+    return {
+        Phase.PULLING: Event.PULLING,
+        Phase.STARTED: Event.PLACED,
+        Phase.REACHABLE: Event.REACHABLE,
+        Phase.EXITED: Event.EXITED,
+    }.get(seen.phase)
+
+
+def _with_reason(
+    instance: Instance, event: Event, seen: Seen | None, now: datetime, settings: Settings
+) -> Happened:
+    if STATES[instance.state].wanted is not Wanted.RUNNING or event not in {Event.EXITED, Event.ABSENT}:
+        return Happened(event)
+    if event is Event.ABSENT:
+        return Happened(
+            event,
+            "Disappeared",
+            "The machine no longer had this instance; it is being made anew. What was on its data disk "
+            "is kept, what was on its system disk is lost.",
+        )
+    quiet = instance.state is State.RUNNING and (now - instance.state_since) >= timedelta(
+        seconds=settings.restart_quiet
+    )
+    failures = 1 if quiet else instance.failures + 1
+    pause = restart_pause(failures, settings)
+    return Happened(
+        event,
+        (seen.reason if seen is not None else "") or "Exited",
+        _exit_message(seen, pause),
+        not_before=now + timedelta(seconds=pause),
+        failures=failures,
+    )
+
+
+def restart_pause(failures: int, settings: Settings) -> float:
+    """Seconds to wait before the next start: doubling from one setting up to another."""
+    doubled: float = settings.restart_pause * 2 ** min(failures - 1, 30)
+    return min(doubled, settings.restart_pause_most)
+
+
+def _exit_message(seen: Seen | None, pause: float) -> str:
+    code = seen.exit_code if seen is not None else None
+    why = f"The main process ended with exit code {code}" if code is not None else "The main process ended"
+    if seen is not None and seen.message:
+        why = f"{why} ({seen.message})"
+    return f"{why}; it is started again in {pause:g} s"
+
+
+def _overdue_message(instance: Instance, seen: Seen | None, allowed: float) -> str:
+    lasted = f"within {allowed:g} s"
+    if instance.state is State.STOPPING:
+        return f"The machine has not confirmed the stop {lasted}; it is still being tried, and not billed"
+    if instance.state is State.TERMINATING:
+        return f"The machine has not confirmed the removal {lasted}; it is still being tried, and not billed"
+    said = (seen.message if seen is not None else "") or instance.message
+    detail = f": {said}" if said else ""
+    if instance.state is State.PULLING_IMAGE:
+        return f"The image {instance.image_reference} could not be fetched {lasted}{detail}"
+    if seen is not None and seen.phase is Phase.STARTED:
+        return f"The instance was started, but its ssh server did not answer {lasted}{detail}"
+    return f"The instance did not come up {lasted}{detail}"
+
+
+def _what_was_learned(instance: Instance, seen: Seen | None) -> dict[str, object]:
+    if seen is None or seen.start != instance.start:
+        return {}
+    learned: dict[str, object] = {}
+    if seen.phase is Phase.PULLING and seen.percent != instance.progress:
+        learned["progress"] = seen.percent
+    if instance.state is State.PULLING_IMAGE and (seen.reason, seen.message) != (
+        instance.reason,
+        instance.message,
+    ):
+        learned["reason"], learned["message"] = seen.reason, seen.message
+    if seen.init_exit is not None and instance.init_exit is None:
+        learned["init_exit"] = seen.init_exit
+    return learned
+
+
+def _look_again(instance: Instance, seen: Seen | None, now: datetime, settings: Settings) -> datetime | None:
+    beat = timedelta(seconds=settings.beat)
+    if STATES[instance.state].deadline is not None:
+        return now + beat
+    if STATES[instance.state].wanted is Wanted.STOPPED and seen is not None and seen.phase not in NOT_RUNNING:
+        return now + beat
+    if instance.state is State.RUNNING and instance.init_script and instance.init_exit is None:
+        # Its end is not announced by the engine: look often at first, then ever less.
+        lasted = now - instance.state_since
+        return now + min(max(lasted / 10, beat / 2), timedelta(seconds=30))
+    if instance.applied_revision < instance.revision and STATES[instance.state].wanted is Wanted.RUNNING:
+        return now + beat
+    return None

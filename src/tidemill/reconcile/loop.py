@@ -1,0 +1,194 @@
+"""The loop of one region: look at what is due, compare with the engine, take it a step further.
+
+It takes no arguments and keeps nothing that a crash may not lose: what is due is in the
+database, what runs is in the engine. What it remembers (the last listing, to tell what changed)
+only saves work; after a restart everything counts as changed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from tidemill.clock import Clock
+from tidemill.drivers.contract import Driver, DriverError
+from tidemill.model.errors import Unavailable
+from tidemill.model.instance import Instance
+from tidemill.model.lifecycle import Wanted
+from tidemill.model.observation import InstanceId, Phase, Seen
+from tidemill.reconcile.decide import NOT_RUNNING
+from tidemill.reconcile.nodes import register_nodes
+from tidemill.reconcile.orphans import Orphans
+from tidemill.reconcile.step import Stepper
+from tidemill.settings import Settings
+from tidemill.store import instances
+from tidemill.store.database import Database
+from tidemill.store.instances import Stale
+from tidemill.wake import Wake
+
+log = structlog.get_logger("reconcile")
+
+SOON = 0.02  # seconds: what is due at once waits this long, so that a pass takes many
+
+
+class Loop:
+    """Reconciles the instances of one region with its driver."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        wake: Wake,
+        settings: Settings,
+        region_id: str,
+        driver: Driver,
+        owner: str,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._wake = wake
+        self._settings = settings
+        self._region_id = region_id
+        self._driver = driver
+        self._owner = owner
+        self._stepper = Stepper(database, clock, settings, driver)
+        self._orphans = Orphans(clock, settings, driver)
+        self._working: dict[InstanceId, asyncio.Task[None]] = {}
+        self._missed: set[InstanceId] = set()
+        self._hinted = True
+        self._last: dict[InstanceId, Seen] = {}
+        self._full_at: float | None = None
+
+    async def run(self) -> None:
+        """Pass after pass, until cancelled; what is under way is then let go."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            while True:
+                try:
+                    await self.run_pass()
+                except Exception:  # a defect of one pass must not end all later ones; it is loud in the log
+                    log.exception("a pass of the loop failed", region=self._region_id)
+                await self._wake.wait(self._settings.beat)
+        finally:
+            listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await listener
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(Unavailable):
+            await self._database.write(lambda connection: instances.let_go(connection, self._owner))
+
+    async def _listen(self) -> None:
+        """Turn the driver's hints into rings of the bell."""
+        async for _ in self._driver.changes():
+            self._hinted = True
+            self._wake.set()
+
+    async def run_pass(self) -> None:
+        """One pass: claim, look, and set a task to work for every instance that was claimed."""
+        try:
+            ids = await self._changed()
+            claimed = await self._claim(ids)
+            # What is claimed is looked at after it was claimed, so that nobody moves it in between.
+            seen = await self._driver.observe() if claimed else {}
+        except DriverError as error:
+            log.warning("the engine gives no answer", region=self._region_id, error=str(error))
+            self._hinted = True
+            return
+        except Unavailable as error:
+            log.error("the database gives no answer", error=error.detail or error.message)
+            return
+        self._missed = {id for id in ids if id in self._working}
+        for instance in claimed:
+            if instance.id in seen:
+                self._last[instance.id] = seen[instance.id]
+            else:
+                self._last.pop(instance.id, None)
+            task = asyncio.create_task(self._work(instance, seen.get(instance.id)))
+            self._working[instance.id] = task
+
+    async def _changed(self) -> set[InstanceId]:
+        """Ids that the engine shows otherwise than last time; now and then, all that is not as wanted."""
+        ids = set(self._missed)
+        now = self._clock.monotonic()
+        full = self._full_at is None or now - self._full_at >= self._settings.full_pass
+        if not full and not self._hinted:
+            return ids
+        self._hinted = False
+        if full:
+            await register_nodes(self._database, self._settings, self._region_id, self._driver)
+        seen = await self._driver.observe()
+        ids.update(id for id in seen.keys() | self._last.keys() if seen.get(id) != self._last.get(id))
+        if full:
+            wanted = await self._database.read(lambda c: instances.wanted(c, [self._region_id]))
+            ids.update(id for id, want in wanted.items() if not _is_as_wanted(want, seen.get(id)))
+            await self._orphans.remove(seen.keys() - wanted.keys())
+            self._full_at = now
+        return ids
+
+    async def _claim(self, ids: set[InstanceId]) -> list[Instance]:
+        free = self._settings.driver_calls - len(self._working)
+        if free <= 0:
+            return []
+        now = self._clock.now()
+        until = now + timedelta(seconds=self._settings.lease)
+
+        def work(connection: Connection) -> list[Instance]:
+            return instances.claim(
+                connection,
+                owner=self._owner,
+                now=now,
+                until=until,
+                regions=[self._region_id],
+                ids=ids,
+                limit=free,
+            )
+
+        claimed = await self._database.write(work)
+        return [instance for instance in claimed if instance.id not in self._working]
+
+    async def _work(self, instance: Instance, seen: Seen | None) -> None:
+        """Take one instance a step further, then give its lease back."""
+        due: datetime | None = self._clock.now()
+        version = instance.version
+        try:
+            done, due = await self._stepper.step(instance, seen)
+            version = done.version
+        except Stale:
+            pass  # changed by its owner meanwhile: due at once, decided anew
+        except Unavailable as error:
+            log.error("the database gives no answer", error=error.detail or error.message)
+            due = self._clock.now() + timedelta(seconds=self._settings.beat)
+        except Exception:  # a defect met on one instance must not keep the others waiting; loud in the log
+            log.exception("working on an instance failed", instance=instance.id)
+            due = self._clock.now() + timedelta(seconds=self._settings.lease)
+        finally:
+            del self._working[instance.id]
+        with suppress(Unavailable):
+            await self._database.write(
+                lambda connection: instances.settle(connection, instance.id, self._owner, version, due)
+            )
+        if due is not None:
+            wait = (due - self._clock.now()).total_seconds()
+            asyncio.get_running_loop().call_later(max(wait, SOON), self._wake.set)
+        if self._missed or len(self._working) >= self._settings.driver_calls - 1:
+            self._wake.set()
+
+
+def _is_as_wanted(wanted: Wanted, seen: Seen | None) -> bool:
+    """Whether nothing is owed to an instance at rest that the engine shows like this."""
+    if wanted is Wanted.RUNNING:
+        return seen is not None and seen.phase is Phase.REACHABLE
+    if wanted is Wanted.STOPPED:
+        return seen is None or seen.phase in NOT_RUNNING
+    return False
