@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def load(
     written: dict[str, Any] = {}
     if file is not None:
         try:
-            written = tomllib.loads(file.read_text("utf-8"))
+            written = tomllib.loads(file.read_text("utf-8"), parse_float=Decimal)
         except OSError as error:
             raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

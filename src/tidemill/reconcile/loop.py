@@ -100,7 +100,7 @@ class Loop:
             ids = await self._changed()
             claimed = await self._claim(ids)
             # What is claimed is looked at after it was claimed, so that nobody moves it in between.
-            seen = await self._driver.observe() if claimed else {}
+            seen = await self._driver.observe() if claimed else dict[InstanceId, Seen]()
         except DriverError as error:
             log.warning("the engine gives no answer", region=self._region_id, error=str(error))
             self._hinted = True
@@ -108,7 +108,9 @@ class Loop:
         except Unavailable as error:
             log.error("the database gives no answer", error=error.detail or error.message)
             return
-        self._missed = {id for id in ids if id in self._working}
+        # Claims are limited, and what is being worked on cannot be claimed: look at those again.
+        full = len(claimed) + len(self._working) >= self._settings.driver_calls
+        self._missed = {id for id in ids if full or id in self._working} - {row.id for row in claimed}
         for instance in claimed:
             if instance.id in seen:
                 self._last[instance.id] = seen[instance.id]
@@ -172,12 +174,14 @@ class Loop:
         except Exception:  # a defect met on one instance must not keep the others waiting; loud in the log
             log.exception("working on an instance failed", instance=instance.id)
             due = self._clock.now() + timedelta(seconds=self._settings.lease)
-        finally:
-            del self._working[instance.id]
-        with suppress(Unavailable):
+        try:
             await self._database.write(
                 lambda connection: instances.settle(connection, instance.id, self._owner, version, due)
             )
+        except Unavailable as error:  # the lease runs out by itself
+            log.error("the database gives no answer", error=error.detail or error.message)
+        finally:
+            del self._working[instance.id]
         if due is not None:
             wait = (due - self._clock.now()).total_seconds()
             asyncio.get_running_loop().call_later(max(wait, SOON), self._wake.set)

@@ -1,0 +1,227 @@
+"""The operator's catalogue: the tables of ``tidemill.toml``, or what the machine itself offers.
+
+``[[region]]``, ``[[image]]``, ``[[type]]``, ``[[device]]`` and ``[[registry]]`` are read here and
+nowhere else. Without a ``[[type]]`` table, CPU types are sized to the machine, and one GPU type
+is made for each power of two of the accelerators it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeVar, cast
+
+from tidemill.model.errors import Misconfigured
+from tidemill.model.money import to_micro
+from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, offer_id
+
+BASE_IMAGE = "tidemill/debian:12"
+GB_IN_MB = 1024
+
+Entry = TypeVar("Entry", Region, Image, InstanceType)
+
+KEYS = {
+    "region": {"name", "id", "ssh_address", "driver"},
+    "image": {"name", "id", "reference", "description"},
+    "type": {
+        "name",
+        "id",
+        "cpu",
+        "memoryGB",
+        "gpuName",
+        "gpuNum",
+        "shmGB",
+        "pids",
+        "spot",
+        "regions",
+        *(mode.value for mode in ChargeMode),
+    },
+    "device": {"id", "name", "paths"},
+    "registry": {"host", "username", "password"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one node has to give: cores, MiB, and accelerators by model."""
+
+    cpu: float
+    memory_mb: int
+    gpus: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDevice:
+    """An accelerator that the operator lists by hand, by its device nodes."""
+
+    id: str
+    name: str
+    paths: tuple[str, ...]
+
+
+class Tables:
+    """The catalogue tables of one file. Raises Misconfigured, naming table, row and key."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self._tables: dict[str, list[Mapping[str, Any]]] = {}
+        for table, keys in KEYS.items():
+            rows: Any = tables.get(table, [])
+            if not isinstance(rows, list):
+                raise Misconfigured(f"{table}: write it as [[{table}]], once for each")
+            self._tables[table] = cast("list[Mapping[str, Any]]", rows)
+            for number, row in enumerate(self._tables[table], 1):
+                unknown = sorted(set(row) - keys)
+                if unknown:
+                    raise Misconfigured(
+                        f"[[{table}]] number {number}: unknown key {unknown[0]!r}; "
+                        f"known are {', '.join(sorted(keys))}"
+                    )
+
+    def devices(self) -> list[NamedDevice]:
+        return [
+            NamedDevice(
+                _text("device", row, "id"),
+                _text("device", row, "name"),
+                tuple(str(path) for path in row.get("paths", ())),
+            )
+            for row in self._tables["device"]
+        ]
+
+    def registries(self) -> dict[str, tuple[str, str]]:
+        """User name and password of private registries, by host."""
+        return {
+            _text("registry", row, "host"): (
+                _text("registry", row, "username"),
+                _text("registry", row, "password"),
+            )
+            for row in self._tables["registry"]
+        }
+
+    def regions(self, *, name: str, ssh_address: str, driver: str) -> list[Region]:
+        """The regions of the file, or the one that the settings describe."""
+        rows = self._tables["region"] or [{"name": name}]
+        return _unique(
+            "region",
+            [
+                Region(
+                    id=row.get("id") or offer_id("region", _text("region", row, "name")),
+                    name=_text("region", row, "name"),
+                    ssh_address=row.get("ssh_address") or ssh_address,
+                    driver=row.get("driver") or driver,
+                )
+                for row in rows
+            ],
+        )
+
+    def images(self) -> list[Image]:
+        """The images of the file, or the base image that ``tidemill base-image`` makes."""
+        rows = self._tables["image"] or [{"name": "Debian 12", "reference": BASE_IMAGE}]
+        return _unique(
+            "image",
+            [
+                Image(
+                    id=row.get("id") or offer_id("image", _text("image", row, "name")),
+                    name=_text("image", row, "name"),
+                    reference=_text("image", row, "reference"),
+                    description=str(row.get("description", "")),
+                )
+                for row in rows
+            ],
+        )
+
+    def types(self, machine: Machine) -> list[InstanceType]:
+        """The types of the file, or types sized to ``machine``."""
+        rows = self._tables["type"]
+        if not rows:
+            return default_types(machine)
+        return _unique("type", [_type(row) for row in rows])
+
+
+def _type(row: Mapping[str, Any]) -> InstanceType:
+    name = _text("type", row, "name")
+    try:
+        prices = {mode: to_micro(row[mode.value]) for mode in ChargeMode if mode.value in row}
+        kind = InstanceType(
+            id=row.get("id") or offer_id("type", name),
+            name=name,
+            cpu_milli=int(Decimal(row["cpu"]) * 1000),
+            memory_mb=int(Decimal(row["memoryGB"]) * GB_IN_MB),
+            gpu_name=str(row.get("gpuName", "")),
+            gpu_num=int(row.get("gpuNum", 0)),
+            shm_mb=int(Decimal(row.get("shmGB", 0)) * GB_IN_MB)
+            or _shm(int(Decimal(row["memoryGB"]) * GB_IN_MB)),
+            pids=int(row.get("pids", 4096)),
+            prices=prices or dict.fromkeys(ChargeMode, 0),
+            spot=bool(row.get("spot", False)),
+            regions=tuple(str(region) for region in row.get("regions", ())),
+        )
+    except KeyError as error:
+        raise Misconfigured(f"[[type]] {name!r}: key {error.args[0]!r} is missing") from None
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise Misconfigured(f"[[type]] {name!r}: {error}") from None
+    if kind.cpu_milli < 10 or kind.memory_mb < 16:
+        raise Misconfigured(f"[[type]] {name!r}: needs at least 0.01 cpu and 0.016 memoryGB")
+    if bool(kind.gpu_name) != (kind.gpu_num > 0):
+        raise Misconfigured(f"[[type]] {name!r}: gpuName and gpuNum go together")
+    return kind
+
+
+def _shm(memory_mb: int) -> int:
+    """Half of the memory, as PyTorch's data loaders expect to find."""
+    return max(16, memory_mb // 2)
+
+
+def default_types(machine: Machine) -> list[InstanceType]:
+    """CPU types of a quarter, a half and the whole of the machine; GPU types by powers of two.
+
+    All are free of charge until the operator writes prices into the file.
+    """
+    types: list[InstanceType] = []
+    for parts in (4, 2, 1):
+        cpu_milli = int(machine.cpu * 1000) // parts
+        memory_mb = machine.memory_mb // parts // 64 * 64
+        name = f"cpu-{Decimal(cpu_milli) / 1000:f}x{memory_mb / GB_IN_MB:.0f}g"
+        types.append(_free(name, cpu_milli, memory_mb))
+    for model, count in sorted(machine.gpus.items()):
+        number = 1
+        while number <= count:
+            share = Decimal(number) / count
+            kind = _free(
+                f"{number}x {model}",
+                int(machine.cpu * 1000 * float(share)),
+                int(machine.memory_mb * share) // 64 * 64,
+                gpu_name=model,
+                gpu_num=number,
+            )
+            types.append(kind)
+            number *= 2
+    return types
+
+
+def _free(name: str, cpu_milli: int, memory_mb: int, *, gpu_name: str = "", gpu_num: int = 0) -> InstanceType:
+    return InstanceType(
+        id=offer_id("type", name),
+        name=name,
+        cpu_milli=cpu_milli,
+        memory_mb=memory_mb,
+        gpu_name=gpu_name,
+        gpu_num=gpu_num,
+        shm_mb=_shm(memory_mb),
+        prices=dict.fromkeys(ChargeMode, 0),
+    )
+
+
+def _text(table: str, row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise Misconfigured(f"[[{table}]]: key {key!r} is missing or not a text")
+    return value
+
+
+def _unique(table: str, entries: Sequence[Entry]) -> list[Entry]:
+    ids = [entry.id for entry in entries]
+    for entry in entries:
+        if ids.count(entry.id) > 1:
+            raise Misconfigured(f"[[{table}]]: {entry.name!r} is there twice")
+    return list(entries)

@@ -1,0 +1,332 @@
+"""The composition root: the only place where store, drivers, clock, loops and API are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+import uvicorn
+from sqlalchemy import Connection, insert, select
+
+from tidemill import logs
+from tidemill.actions.context import Context
+from tidemill.actions.first_login import ensure_first_logins
+from tidemill.actions.tokens import Tokens
+from tidemill.api.app import create_app
+from tidemill.catalogue import Machine, Tables
+from tidemill.clock import Clock, SystemClock
+from tidemill.drivers.contract import Device, Driver, DriverError, Node
+from tidemill.drivers.docker.driver import DockerDriver
+from tidemill.drivers.nvidia import found as found_nvidia
+from tidemill.drivers.simulated.driver import SimulatedDriver
+from tidemill.guest.build import build as build_guest
+from tidemill.guest.installed import InstalledGuest
+from tidemill.model.errors import Misconfigured
+from tidemill.model.offer import Region
+from tidemill.reconcile.loop import Loop
+from tidemill.reconcile.nodes import register_nodes
+from tidemill.settings import Configuration, Settings
+from tidemill.store import offers
+from tidemill.store.database import Database
+from tidemill.store.migrate import migrate
+from tidemill.store.schema import facts
+from tidemill.wake import Wake
+
+log = structlog.get_logger("server")
+
+
+def prepare_folder(settings: Settings) -> Path:
+    """The data folder, made private if it is new. Raises Misconfigured."""
+    folder: Path = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise Misconfigured(
+            f"The data folder {folder} cannot be used ({error.strerror}); "
+            "choose another with --data-dir, or run as a user who may write there"
+        ) from None
+    return folder
+
+
+@contextmanager
+def only_server(folder: Path) -> Iterator[None]:
+    """Hold the data folder for this server alone. Raises Misconfigured when another one has it."""
+    path = folder / "server.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise Misconfigured(
+                f"Another tidemill server (process {holder}) works on {folder}; "
+                "stop it first, or give this one another --data-dir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_database(settings: Settings) -> Database:
+    """The database, at the schema of this version. Raises Misconfigured, Unavailable."""
+    folder = prepare_folder(settings)
+    if settings.database_url:
+        database = Database(settings.database_url)
+    else:
+        path = folder / "tidemill.db"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        database = Database(f"sqlite:///{path}")
+    migrate(database)
+    return database
+
+
+def make_tokens(settings: Settings) -> Tokens:
+    return Tokens(
+        folder=settings.data_dir / "keys",
+        issuer=settings.token_issuer,
+        audience=settings.token_audience,
+        seconds=settings.token_seconds,
+    )
+
+
+def initialise(configuration: Configuration, clock: Clock) -> None:
+    """Make what a deployment needs once: folder, keys, database, the first accounts."""
+    settings = configuration.settings
+    database = open_database(settings)
+    try:
+        make_tokens(settings)
+        ensure_first_logins(database, settings.data_dir, clock.now())
+    finally:
+        database.close()
+
+
+def _deployment(database: Database, settings: Settings) -> str:
+    """The label of everything this deployment makes; drawn once and kept in the database."""
+
+    def work(connection: Connection) -> str:
+        kept = connection.execute(select(facts.c.value).where(facts.c.name == "deployment")).scalar()
+        if kept is None:
+            kept = settings.deployment or secrets.token_hex(4)
+            connection.execute(insert(facts), {"name": "deployment", "value": kept})
+        return kept
+
+    kept = database.run(work)
+    if settings.deployment and settings.deployment != kept:
+        raise Misconfigured(
+            f"This data folder belongs to the deployment {kept!r}, the setting says {settings.deployment!r}; "
+            "a new name would lose sight of what runs"
+        )
+    return kept
+
+
+def _ssh_address(settings: Settings) -> str:
+    """How users reach node ports: the setting, else the address that published ports have."""
+    if settings.ssh_address:
+        return settings.ssh_address
+    if settings.publish_address not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return settings.publish_address
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # picks a route; nothing is sent
+        return probe.getsockname()[0]
+    return "127.0.0.1"
+
+
+def _drivers(
+    configuration: Configuration, tables: Tables, regions: list[Region], deployment: str, clock: Clock
+) -> Mapping[str, Driver]:
+    made: dict[str, Driver] = {}
+    for region in regions:
+        if region.driver == "docker":
+            made[region.id] = _docker(configuration.settings, tables, deployment)
+        elif region.driver == "simulated":
+            made[region.id] = _simulated(configuration.settings, clock)
+        else:
+            raise Misconfigured(
+                f"region {region.name!r}: there is no driver {region.driver!r}; there are docker and simulated"
+            )
+    if sum(region.driver == "docker" for region in regions) > 1:
+        raise Misconfigured("only one region can use the docker driver of this machine")
+    return made
+
+
+def _docker(settings: Settings, tables: Tables, deployment: str) -> Driver:
+    named = tuple(Device(device.id, device.name, device.paths) for device in tables.devices())
+    return DockerDriver(
+        url=settings.docker_url,
+        deployment=deployment,
+        guest=InstalledGuest(build_guest(settings.data_dir / "guest")),
+        data_dir=settings.data_dir,
+        publish_address=settings.publish_address,
+        network_pool=settings.tenant_networks,
+        registries=tables.registries(),
+        devices=named or found_nvidia(),
+        stop_grace=settings.stop_grace,
+        node_name=socket.gethostname(),
+    )
+
+
+def _simulated(settings: Settings, clock: Clock) -> Driver:
+    return SimulatedDriver(
+        nodes=[
+            Node(
+                name=f"node-{number}",
+                cpu=64,
+                memory_mb=512 * 1024,
+                disk_gb=10_000,
+                devices=tuple(Device(f"gpu-{number}-{index}", "SIM-H100") for index in range(8)),
+            )
+            for number in range(settings.simulated_nodes)
+        ],
+        sleep=clock.sleep,
+    )
+
+
+def _machine(nodes: list[Node]) -> Machine:
+    """The first node, or this machine when its engine does not answer."""
+    if not nodes:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        return Machine(os.cpu_count() or 1, memory, {})
+    gpus: dict[str, int] = {}
+    for device in nodes[0].devices:
+        gpus[device.name] = gpus.get(device.name, 0) + 1
+    return Machine(nodes[0].cpu, nodes[0].memory_mb, gpus)
+
+
+async def _publish(
+    database: Database,
+    settings: Settings,
+    tables: Tables,
+    regions: list[Region],
+    drivers: Mapping[str, Driver],
+) -> None:
+    """Write the catalogue into the database, with types sized to the machine where none are listed."""
+    nodes: list[Node] = []
+    try:
+        async with asyncio.timeout(10):
+            nodes = await drivers[regions[0].id].nodes()
+    except (DriverError, TimeoutError) as error:
+        log.error("the container engine does not answer; serving without it until it does", error=str(error))
+    machine = _machine(nodes)
+    sized = Machine(machine.cpu, max(64, machine.memory_mb - settings.memory_reserve_mb), machine.gpus)
+    images, types = tables.images(), tables.types(sized)
+
+    def work(connection: Connection) -> None:
+        offers.publish(connection, new_regions=regions, new_images=images, new_types=types)
+
+    await database.write(work)
+    for region in regions:
+        with suppress(DriverError):
+            await register_nodes(database, settings, region.id, drivers[region.id])
+
+
+async def serve(configuration: Configuration, clock: Clock) -> None:
+    """Run a server until it is told to stop. Raises Misconfigured, Unavailable."""
+    settings = configuration.settings
+    tables = Tables(configuration.tables)
+    regions = tables.regions(
+        name=settings.region_name, ssh_address=_ssh_address(settings), driver=settings.driver
+    )
+    database = open_database(settings)
+    drivers: Mapping[str, Driver] = {}
+    try:
+        deployment = _deployment(database, settings)
+        drivers = _drivers(configuration, tables, regions, deployment, clock)
+        await _publish(database, settings, tables, regions, drivers)
+        wake = Wakes([region.id for region in regions])
+        context = Context(
+            database=database,
+            clock=clock,
+            wake=wake,
+            settings=settings,
+            tokens=make_tokens(settings),
+            drivers=drivers,
+        )
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        loops = [
+            Loop(
+                database=database,
+                clock=clock,
+                wake=wake.of[region.id],
+                settings=settings,
+                region_id=region.id,
+                driver=drivers[region.id],
+                owner=owner,
+            )
+            for region in regions
+        ]
+        await _run(context, loops)
+    finally:
+        for driver in drivers.values():
+            await driver.close()
+        database.close()
+
+
+class Wakes(Wake):
+    """One bell for the API that rings every region's loop."""
+
+    def __init__(self, regions: list[str]) -> None:
+        super().__init__()
+        self.of = {region: Wake() for region in regions}
+
+    def set(self) -> None:
+        for wake in self.of.values():
+            wake.set()
+
+
+async def _run(context: Context, loops: list[Loop]) -> None:
+    settings = context.settings
+    web = uvicorn.Server(
+        uvicorn.Config(
+            create_app(context),
+            host=settings.host,
+            port=settings.port,
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
+            timeout_graceful_shutdown=5,
+        )
+    )
+    tasks = [asyncio.create_task(loop.run(), name="reconcile") for loop in loops]
+    log.info("serving", host=settings.host, port=settings.port, data_dir=str(settings.data_dir))
+    try:
+        await web.serve()
+    except SystemExit as error:  # uvicorn could not bind; it has logged why
+        raise Misconfigured(
+            f"cannot listen on {settings.host} port {settings.port}; is something else using it?"
+        ) from error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        log.info("stopped")
+
+
+def main(configuration: Configuration) -> None:
+    """Serve in the foreground. Raises Misconfigured."""
+    settings = configuration.settings
+    logs.configure(settings.log_format)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    folder = prepare_folder(settings)
+    with only_server(folder), asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(serve(configuration, SystemClock()))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
