@@ -6,6 +6,7 @@ export TIDEMILL_DOCKER_URL="$ENGINE_URL" DOCKER_HOST="$ENGINE_URL"
 ENGINE_LOG=/var/log/tidemill-dockerd.log
 ENGINE_SECONDS=60
 ENGINE_VERSION=""
+_engine_pid=""
 
 # engine_answers: whether an engine answers at ENGINE_URL. Sets ENGINE_VERSION. Changes nothing.
 # Python does the asking because it is there before any client of the engine is.
@@ -55,7 +56,7 @@ engine_ensure() {
     _engine_start
     if ! _engine_wait; then
         tail -n 15 "$ENGINE_LOG" 2>/dev/null | sed 's/^/    /' >&2 || true
-        fail "The container engine does not answer after $ENGINE_SECONDS seconds." \
+        fail "The container engine was started and does not answer." \
             "Its log: $ENGINE_LOG (with systemd: journalctl -u docker)"
     fi
     ok "started: Docker ${ENGINE_VERSION% *}, API ${ENGINE_VERSION#* }"
@@ -70,7 +71,7 @@ _engine_install() {
     if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then
         packages+=(apparmor)
     fi
-    if ! grep -qE '^[^ ]+ /sys/fs/cgroup' /proc/mounts; then packages+=(cgroupfs-mount); fi
+    if ! _engine_has_cgroups; then packages+=(cgroupfs-mount); fi
     packages_install "${packages[@]}" ||
         fail "apt could not install: ${packages[*]}" "The whole story: $LOG"
 }
@@ -82,13 +83,19 @@ _engine_start() {
     fi
     # Installing may have started it, or it is on its way up: then waiting is all there is to do.
     if pgrep -x dockerd >/dev/null; then return 0; fi
-    if ! grep -qE '^[^ ]+ /sys/fs/cgroup' /proc/mounts && command -v cgroupfs-mount >/dev/null; then
+    if ! _engine_has_cgroups && command -v cgroupfs-mount >/dev/null; then
         quietly cgroupfs-mount || true
     fi
     _engine_forget /var/run/docker.pid dockerd
     _engine_forget /var/run/docker/containerd/containerd.pid containerd
     _engine_forget /var/run/docker/containerd/docker-containerd.pid containerd
     detached "$ENGINE_LOG" dockerd
+    _engine_pid=$DETACHED_PID
+}
+
+# A machine without systemd may come up with none.
+_engine_has_cgroups() {
+    grep -qE '^[^ ]+ [^ ]+ cgroup2? ' /proc/mounts
 }
 
 # _engine_forget FILE NAME: remove a pid file whose process died; the pid may be another's by now,
@@ -103,6 +110,7 @@ _engine_wait() {
     local until=$((SECONDS + ENGINE_SECONDS))
     while [ "$SECONDS" -lt "$until" ]; do
         if engine_answers; then return 0; fi
+        if [ -n "$_engine_pid" ] && ! kill -0 "$_engine_pid" 2>/dev/null; then return 1; fi
         sleep 0.3
     done
     return 1

@@ -34,9 +34,14 @@ packages_look() {
         fi
     done
     # uv is put into a private environment when there is none, and that takes Python's own pip.
-    if ! uv_works && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    if uv_works; then return 0; fi
+    if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         _missing_commands+=("python3 -m venv")
         _missing_packages+=(python3-venv)
+    fi
+    if command -v apt-get >/dev/null && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
+        _missing_commands+=("certificates of authorities")
+        _missing_packages+=(ca-certificates)
     fi
 }
 
