@@ -69,6 +69,11 @@ def create_user(
     return user
 
 
+def any_user(connection: Connection) -> bool:
+    """Whether this deployment has any account yet."""
+    return connection.execute(select(users.c.id).limit(1)).first() is not None
+
+
 def _taken(name: str) -> Conflict:
     return Conflict(f'There is a user "{name}" already', code="usernameTaken")
 

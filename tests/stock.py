@@ -1,0 +1,111 @@
+"""A clock that tests move, and a catalogue with one node to launch on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tidemill.model.account import User
+from tidemill.model.instance import Order
+from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
+from tidemill.store import accounts, nodes, offers
+from tidemill.store.database import Database
+from tidemill.store.nodes import FoundDevice, FoundNode
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+class HandClock:
+    """A clock that only moves when told; sleeping on it lets its time pass."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+        self._monotonic = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.pass_by(seconds)
+        await asyncio.sleep(0)
+
+    def pass_by(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+    def set_back(self, seconds: float) -> None:
+        """Step the wall clock back, as an operator or NTP may; the monotonic clock does not."""
+        self._now -= timedelta(seconds=seconds)
+
+
+REGION = Region("0f5a2c1e-0000-4000-8000-000000000001", "local", "gpu.example.org", "simulated")
+IMAGE = Image("0f5a2c1e-0000-4000-8000-000000000002", "Debian 12", "tidemill/debian:12")
+CPU_TYPE = InstanceType(
+    "0f5a2c1e-0000-4000-8000-000000000003",
+    "cpu-1",
+    cpu_milli=1000,
+    memory_mb=1024,
+    prices=dict.fromkeys(ChargeMode, 1_500_000),
+)
+GPU_TYPE = InstanceType(
+    "0f5a2c1e-0000-4000-8000-000000000004",
+    "1x H100",
+    cpu_milli=2000,
+    memory_mb=4096,
+    gpu_name="H100",
+    gpu_num=1,
+    prices={ChargeMode.PER_HOUR: 2_000_000},
+)
+NODE = FoundNode(
+    "0f5a2c1e-0000-4000-8000-000000000005",
+    "node-0",
+    cpu_milli=8000,
+    memory_mb=16384,
+    disk_gb=100,
+    devices=tuple(FoundDevice(f"gpu-{number}", "H100", ()) for number in range(2)),
+)
+
+
+@dataclass(frozen=True)
+class Stocked:
+    """A database with a catalogue, one node and two users."""
+
+    database: Database
+    alice: User
+    bob: User
+
+    def order(self, *, type_id: str = CPU_TYPE.id, **changes: object) -> Order:
+        values: dict[str, object] = {
+            "name": "my instance",
+            "image_id": IMAGE.id,
+            "type_id": type_id,
+            "region_id": REGION.id,
+            "charge_mode": ChargeMode.PER_HOUR,
+            "duration": 1,
+        }
+        return Order(**(values | changes))  # type: ignore[arg-type]
+
+
+def stock(database: Database, clock: HandClock) -> Stocked:
+    """Put the catalogue, the node and the users into an empty database."""
+
+    def user(name: str) -> User:
+        return database.run(
+            lambda connection: accounts.create_user(
+                connection, username=name, password_hash="never", is_admin=False, now=clock.now()
+            )
+        )
+
+    database.run(
+        lambda connection: offers.publish(
+            connection, new_regions=[REGION], new_images=[IMAGE], new_types=[CPU_TYPE, GPU_TYPE]
+        )
+    )
+    database.run(lambda connection: nodes.register(connection, REGION.id, [NODE]))
+    return Stocked(database, user("alice"), user("bob"))

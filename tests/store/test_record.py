@@ -1,0 +1,182 @@
+"""The one writer of state: state, event, reservation and meter always agree."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, func, select
+from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, stock
+
+from tidemill.actions.launch import _accept
+from tidemill.model.errors import Conflict, OutOfStock, Unavailable
+from tidemill.model.instance import Instance
+from tidemill.model.lifecycle import MOVES, STATES, Event, Keeps, State, move
+from tidemill.settings import Settings
+from tidemill.store import instances, reservations
+from tidemill.store.database import Database
+from tidemill.store.instances import Stale
+from tidemill.store.migrate import migrate
+from tidemill.store.schema import devices, events, meters, node_ports, nodes
+from tidemill.store.schema import reservations as reservation_rows
+
+SETTINGS = Settings(node_ports="31000-31099")
+
+
+def launched(
+    stocked: Stocked, clock: HandClock, *, settings: Settings = SETTINGS, **order: object
+) -> Instance:
+    return stocked.database.run(
+        lambda connection: _accept(
+            connection, settings, stocked.alice.id, stocked.order(**order), clock.now()
+        )
+    )
+
+
+def check_books(connection: Connection, found: Instance) -> None:
+    """Everything beside an instance says the same as its state."""
+    row = STATES[found.state]
+    held = connection.execute(
+        select(reservation_rows).where(reservation_rows.c.instance_id == found.id)
+    ).first()
+    owned = connection.execute(
+        select(func.count()).select_from(devices).where(devices.c.instance_id == found.id)
+    ).scalar_one()
+    if row.keeps is Keeps.YES:
+        assert held is not None
+    if row.keeps is Keeps.NO:
+        assert held is None
+    assert owned == (found.gpu_num if held is not None else 0)
+    open_meters = connection.execute(
+        select(func.count())
+        .select_from(meters)
+        .where(meters.c.instance_id == found.id, meters.c.closed_at.is_(None))
+    ).scalar_one()
+    assert open_meters == int(row.billed)
+    ports = connection.execute(
+        select(func.count()).select_from(node_ports).where(node_ports.c.instance_id == found.id)
+    ).scalar_one()
+    assert ports == (0 if found.state is State.RELEASED else 1)
+    node = connection.execute(select(nodes.c.cpu_used, nodes.c.memory_used)).one()
+    assert tuple(node) == ((found.cpu_milli, found.memory_mb) if held is not None else (0, 0))
+    last = connection.execute(
+        select(events.c.to_state)
+        .where(events.c.instance_id == found.id)
+        .order_by(events.c.seq.desc())
+        .limit(1)
+    ).scalar_one()
+    assert last == found.state.value
+    assert (
+        connection.execute(
+            select(instances.instances.c.state).where(instances.instances.c.id == found.id)
+        ).scalar_one()
+        == found.state.value
+    )
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.sampled_from(sorted(Event)), st.integers(-3600, 3600)), max_size=25))
+def test_state_event_reservation_and_meter_agree_whatever_happens(
+    happenings: list[tuple[Event, int]],
+) -> None:
+    clock = HandClock()
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'x.db'}")
+        try:
+            migrate(database)
+            stocked = stock(database, clock)
+            instance = launched(stocked, clock, type_id=GPU_TYPE.id)
+            for event, seconds in happenings:
+                clock.pass_by(seconds)  # also backwards
+                before = instance
+                if move(instance.state, event) is None:
+                    with pytest.raises(Conflict):
+                        database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
+                else:
+                    instance = database.run(
+                        lambda c, i=instance, e=event: instances.record(c, i, e, clock.now())
+                    )
+                    assert instance.state is MOVES[before.state][event].to
+                database.run(lambda c, i=instance: check_books(c, i))
+        finally:
+            database.close()
+
+
+def test_a_write_that_saw_an_older_version_is_refused(stocked: Stocked, clock: HandClock) -> None:
+    old = launched(stocked, clock)
+    new = stocked.database.run(lambda c: instances.record(c, old, Event.STOP, clock.now()))
+    assert new.version == old.version + 1
+    with pytest.raises(Stale):
+        stocked.database.run(lambda c: instances.record(c, old, Event.PLACED, clock.now()))
+    stocked.database.run(lambda c: check_books(c, new))
+
+
+def test_what_holds_already_writes_nothing(stocked: Stocked, clock: HandClock) -> None:
+    instance = launched(stocked, clock)
+    same = stocked.database.run(lambda c: instances.record(c, instance, Event.START, clock.now()))
+    assert same == instance
+
+
+def test_a_note_cannot_change_the_state(stocked: Stocked, clock: HandClock) -> None:
+    instance = launched(stocked, clock)
+    with pytest.raises(ValueError, match="record"):
+        stocked.database.run(lambda c: instances.note(c, instance, state=State.RUNNING))
+
+
+def test_no_device_is_given_twice_and_the_third_finds_none(stocked: Stocked, clock: HandClock) -> None:
+    first = launched(stocked, clock, type_id=GPU_TYPE.id)
+    second = launched(stocked, clock, type_id=GPU_TYPE.id)
+    with pytest.raises(OutOfStock, match=r"1x H100.*out of stock.*local.*cpu-1"):
+        launched(stocked, clock, type_id=GPU_TYPE.id)
+    held = stocked.database.run(
+        lambda c: [
+            row.device_id for instance in (first, second) for row in reservations.devices_of(c, instance.id)
+        ]
+    )
+    assert sorted(held) == ["gpu-0", "gpu-1"]
+
+
+def test_starting_again_needs_room(stocked: Stocked, clock: HandClock) -> None:
+    stopped = launched(stocked, clock, type_id=GPU_TYPE.id)
+    for event in (Event.STOP, Event.EXITED):
+        stopped = stocked.database.run(lambda c, s=stopped, e=event: instances.record(c, s, e, clock.now()))
+    assert stopped.state is State.STOPPED
+    launched(stocked, clock, type_id=GPU_TYPE.id)
+    launched(stocked, clock, type_id=GPU_TYPE.id)
+    with pytest.raises(OutOfStock):
+        stocked.database.run(lambda c: instances.record(c, stopped, Event.START, clock.now()))
+    found = stocked.database.run(lambda c: instances.get(c, stopped.id))
+    assert found == stopped
+
+
+def test_the_range_of_node_ports_is_used_up_to_the_last(stocked: Stocked, clock: HandClock) -> None:
+    narrow = Settings(node_ports="31000-31003")
+    ports: set[int] = set()
+    for _ in range(4):
+        instance = launched(stocked, clock, settings=narrow)
+        ports.add(
+            stocked.database.run(lambda c, i=instance: reservations.ports_of(c, [i.id])[i.id][0].node_port)
+        )
+    assert ports == {31000, 31001, 31002, 31003}
+    used_before = stocked.database.run(lambda c: c.execute(select(nodes.c.cpu_used)).scalar_one())
+    with pytest.raises(Unavailable, match="31000 to 31003"):
+        launched(stocked, clock, settings=narrow)
+    # the launch that failed left nothing behind
+    assert stocked.database.run(lambda c: c.execute(select(nodes.c.cpu_used)).scalar_one()) == used_before
+    assert NODE.cpu_milli > used_before
+
+
+def test_a_meter_never_ends_before_it_began(stocked: Stocked, clock: HandClock) -> None:
+    instance = launched(stocked, clock)
+    for event in (Event.PLACED, Event.REACHABLE):
+        instance = stocked.database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
+    clock.set_back(3600)
+    instance = stocked.database.run(lambda c: instances.record(c, instance, Event.STOP, clock.now()))
+    opened, closed = stocked.database.run(
+        lambda c: c.execute(select(meters.c.opened_at, meters.c.closed_at)).one()
+    )
+    assert opened == closed
