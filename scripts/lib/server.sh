@@ -2,8 +2,7 @@
 # The server as a background process: started once, known by pid and start time, stopped by that.
 #
 # $DATA_DIR/server.pid holds "PID STARTTIME ADDRESS PORT": a pid alone may be another's after a
-# crash or a reboot; pid and start time together are not. The file stays when the server ends, so
-# that the next start listens where the last one did.
+# crash or a reboot; pid and start time together are not.
 
 SERVER_SECONDS=60
 SERVER_PID="" SERVER_ADDRESS="" SERVER_PORT=""
@@ -22,6 +21,25 @@ server_running() {
     [ -f "$DATA_DIR/server.pid" ] || return 1
     read -r SERVER_PID started SERVER_ADDRESS SERVER_PORT <"$DATA_DIR/server.pid" || return 1
     [ -n "$started" ] && [ "$(_server_started_at "$SERVER_PID")" = "$started" ]
+}
+
+# server_settings: "HOST PORT PUBLIC_URL" as the server will find them without options: from
+# TIDEMILL_*, tidemill.toml of the data folder, or the defaults. Raises a message on standard error.
+server_settings() {
+    "$REPO/.venv/bin/python" -I - "$DATA_DIR/tidemill.toml" <<'PYTHON'
+import os, sys
+from pathlib import Path
+
+from tidemill.model.errors import TidemillError
+from tidemill.settings import load
+
+own = Path(os.environ.get("TIDEMILL_CONFIG") or sys.argv[1])
+try:
+    settings = load(own if own.exists() else None, {}).settings
+except TidemillError as error:
+    sys.exit(error.message)
+print(settings.host, settings.port, settings.public_url)
+PYTHON
 }
 
 # server_start ADDRESS PORT: in the background, its output in $DATA_DIR/server.log.

@@ -1,0 +1,339 @@
+"""The last part of scripts/up: a first instance through the API, and what to type to use it.
+
+Everything here goes over HTTP as any client's calls do. What must be remembered between two runs
+(the ssh identity, the token, the launch that was sent) is kept in ``first/`` of the data folder,
+readable by its owner only. The steps go to standard error, the result to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+NAME = "first"
+SETTLED = {"Stopped", "StartingFailed", "InitializationFailed", "Archived"}
+FRESH_SECONDS = 3600  # a token with less than this left is not printed again
+
+
+class Failed(Exception):
+    """Something went wrong; the words are for the person at the terminal."""
+
+
+class Cloud:
+    """The API, called as one user. Raises Failed with the server's own words."""
+
+    def __init__(self, url: str) -> None:
+        self.token = ""
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def call(
+        self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST", key: str = ""
+    ) -> Any:
+        headers = {"Idempotency-Key": key} if key else {}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        try:
+            answer = self._http.request(
+                method, path, json=body if method == "POST" else None, headers=headers
+            )
+        except httpx.HTTPError as error:
+            raise Failed(f"{path}: no answer ({error})") from None
+        if answer.is_error:
+            try:
+                message = answer.json()["message"]
+            except (ValueError, KeyError, TypeError):
+                message = answer.text[:200]
+            raise Refusal(f"{path}: {answer.status_code}: {message}", answer.status_code)
+        return answer.json()
+
+
+class Refusal(Failed):
+    """The server said no."""
+
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Memory:
+    """Small private files in ``first/`` of the data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.folder = data_dir / "first"
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def read(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text("utf-8") if path.exists() else ""
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        if self.read(name) == text:
+            return
+        new = path.with_name(f"{name}.new")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        new.replace(path)
+
+    def forget(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+
+def main() -> int:
+    args = arguments()
+    memory = Memory(args.data_dir)
+    cloud = Cloud(args.api)
+    console = Console(stderr=True, highlight=False)
+    try:
+        logins = first_logins(args.data_dir)
+        sign_in(cloud, memory, logins)
+        offer = cloud.call("/api/resource/user/instance/list", {})["instanceInfos"]
+        url = args.url or public_url(args.api, offer)
+        ssh = ""
+        if args.instance:
+            identity = ensure_key(cloud, memory)
+            row = ensure_running(cloud, memory, offer, console, args.wait)
+            ssh = ssh_line(row, identity, memory)
+    except Failed as error:
+        console.print(f"{error}", style="red", markup=False)
+        console.print(f"The server's log: {args.data_dir / 'server.log'}", markup=False)
+        return 1
+    print(result(url, logins, cloud.token, ssh, args.data_dir))
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--api", required=True, help="where the server answers from here")
+    parser.add_argument("--url", default="", help="how users reach it; default: by the region's address")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--no-instance", dest="instance", action="store_false")
+    parser.add_argument("--wait", type=float, default=600, help="seconds to wait for Running")
+    return parser.parse_args()
+
+
+def first_logins(data_dir: Path) -> list[dict[str, Any]]:
+    """The accounts that ``tidemill init`` made: username, password, is_admin."""
+    path = data_dir / "first-login.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failed(f"{path}: {error}; without it the first user's password is not known") from None
+
+
+def sign_in(cloud: Cloud, memory: Memory, logins: list[dict[str, Any]]) -> None:
+    """As the first user, with the token of the last run while that is good for a while."""
+    cloud.token = memory.read("token")
+    if cloud.token and seconds_left(cloud.token) > FRESH_SECONDS:
+        try:
+            cloud.call("/api/user/me", method="GET")
+            return
+        except Refusal:
+            pass  # signed out, or another database: a new one is asked for
+    cloud.token = ""
+    user = next(login for login in logins if not login["is_admin"])
+    try:
+        answer = cloud.call("/api/user/login", {"username": user["username"], "password": user["password"]})
+    except Refusal as error:
+        if error.status != 401:
+            raise
+        raise Failed(
+            f"The first user's password is no longer the one in first-login.json of {memory.folder.parent}. "
+            "The server runs; sign in with the new one."
+        ) from None
+    cloud.token = answer["accessToken"]
+    memory.write("token", cloud.token)
+
+
+def seconds_left(token: str) -> float:
+    payload = token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"] - time.time()
+
+
+def ensure_key(cloud: Cloud, memory: Memory) -> Path | None:
+    """The identity that opens the instance, made and registered when the account has no key.
+
+    None when the account has keys of its own and not this one.
+    """
+    identity = memory.folder / "id_ed25519"
+    public = identity.with_suffix(".pub")
+    keys = cloud.call("/api/user/sshkey/list", {})["sshKeys"]
+    if not keys:
+        if not identity.exists():
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tidemill-first", "-f", identity],
+                check=True,
+                stdin=subprocess.DEVNULL,
+            )
+        made = {"name": "scripts/up", "publicKey": public.read_text("utf-8").strip()}
+        cloud.call("/api/user/sshkey/create", made)
+        return identity
+    if not public.exists():
+        return None
+    own = public.read_text("utf-8").split()[1]
+    return identity if any(own in key["publicKey"].split() for key in keys) else None
+
+
+def ensure_running(
+    cloud: Cloud, memory: Memory, offer: list[dict[str, Any]], console: Console, seconds: float
+) -> dict[str, Any]:
+    """The first instance's row, once it is Running: launched, or started again, when it is not."""
+    began = time.monotonic()
+    started, shown = False, ""
+    columns = (TextColumn("{task.description}"), SpinnerColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("First instance", total=None)
+        while True:
+            row = remembered(cloud, memory)
+            if row is None:
+                launch(cloud, memory, offer)
+                started = True
+                continue
+            runtime = row["instanceRuntimeInfo"]
+            status, why = runtime["status"], runtime["diagnosisMessage"]
+            if status == "Running":
+                break
+            if status in SETTLED and started:
+                raise Failed(f"The first instance is {status}: {why or 'no reason was given'}")
+            if status in SETTLED:
+                cloud.call("/api/instance/start", {"instanceId": id_of(row)})
+                started = True
+                continue
+            if time.monotonic() - began > seconds:
+                raise Failed(f"The first instance is still {status} after {seconds:.0f} seconds. {why}")
+            words = f"{'First instance':<20} {status} {why}".rstrip()
+            progress.update(task, description=words)
+            if words != shown and not console.is_terminal:
+                console.print(words, markup=False)
+            shown = words
+            time.sleep(0.25)
+    took = time.monotonic() - began
+    console.print(f"{'First instance':<20} Running, {id_of(row)} ({took:.0f} s)", markup=False)
+    return row
+
+
+def remembered(cloud: Cloud, memory: Memory) -> dict[str, Any] | None:
+    """The row of the instance that an earlier run launched; None when there is none (any more)."""
+    kept = json.loads(memory.read("launch") or "{}")
+    if not kept.get("id"):
+        return None
+    try:
+        row = cloud.call(f"/api/instance/{kept['id']}", method="GET")
+    except Refusal as error:
+        if error.status != 404:
+            raise
+        row = None
+    if row is None or row["instanceRuntimeInfo"]["status"] == "Released":
+        memory.forget("launch")
+        return None
+    return row
+
+
+def launch(cloud: Cloud, memory: Memory, offer: list[dict[str, Any]]) -> None:
+    """Send a launch that is written down first, so that a run that was cut off repeats the same."""
+    kept: dict[str, Any] = json.loads(memory.read("launch") or "{}")
+    if not kept:
+        kept = {"key": str(uuid.uuid4()), "body": order(cloud, offer)}
+        memory.write("launch", json.dumps(kept))
+    try:
+        kept["id"] = cloud.call("/api/instance/create", kept["body"], key=kept["key"])["instanceId"]
+    except Refusal:
+        memory.forget("launch")
+        raise
+    memory.write("launch", json.dumps(kept))
+
+
+def order(cloud: Cloud, offer: list[dict[str, Any]]) -> dict[str, Any]:
+    """The smallest type in stock, without an accelerator where there is one, with the first image."""
+    found = [
+        (bool(family["gpuName"]), kind["memoryGB"], kind["cpu"], region["regionId"], kind)
+        for family in offer
+        if not family["isSpotInstance"]
+        for region in family["regionInfos"]
+        for kind in region["instanceTypeInfos"]
+        if kind["stockStatus"] == "InStock"
+    ]
+    if not found:
+        raise Failed("Nothing is in stock: the machine is full, or its engine does not answer.")
+    *_, region_id, kind = min(found, key=lambda entry: entry[:3])
+    modes = [price["chargeMode"] for price in kind["price"]]
+    mode = "perHour" if "perHour" in modes else modes[0]
+    image = cloud.call("/api/resource/image/list", {})["images"][0]
+    return {
+        "name": NAME,
+        "imageId": image["imageId"],
+        "instanceTypeId": kind["instanceTypeId"],
+        "region": region_id,
+        "billing": {"chargeMode": mode, "duration": 1},
+        "remoteStorages": [],
+        "instanceConfiguration": {
+            "extraDataDiskSizeDB": 0,
+            "enableCommonData": False,
+            "enableDocker": False,
+            "dockerStorageSize": 0,
+            "initScript": "",
+        },
+        "nodePorts": [],
+    }
+
+
+def id_of(row: dict[str, Any]) -> str:
+    return row["instanceMetadata"]["instanceId"]
+
+
+def ssh_line(row: dict[str, Any], identity: Path | None, memory: Memory) -> str:
+    """The line that enters the instance; its host key is put where the line looks for it."""
+    spec = row["instanceSpecInfo"]
+    address = spec["regionInfo"]["sshAddress"]
+    port = next(entry["nodePort"] for entry in spec["nodePorts"] if entry["port"] == 22)
+    memory.write("known_hosts", f"[{address}]:{port} {row['instanceRuntimeInfo']['sshHostKey']}\n")
+    words = ["ssh", "-p", str(port), "-o", f"UserKnownHostsFile={memory.folder / 'known_hosts'}"]
+    if identity:
+        words += ["-i", str(identity)]
+    return shlex.join([*words, f"{row['instanceMetadata']['instanceUsername']}@{address}"])
+
+
+def public_url(api: str, offer: list[dict[str, Any]]) -> str:
+    """Where users reach the API: at the address of the first region, when it listens on all."""
+    url = httpx.URL(api)
+    addresses = [region["sshAddress"] for family in offer for region in family["regionInfos"]]
+    if url.host != "127.0.0.1" or not addresses:
+        return api
+    return str(url.copy_with(host=addresses[0]))
+
+
+def result(url: str, logins: list[dict[str, Any]], token: str, ssh: str, data_dir: Path) -> str:
+    """What is printed at the end, the same at every run while token and instance live."""
+    lines = ["", f"tidemill is up at {url}", ""]
+    lines += [
+        f"  user {login['username']:<8} password {login['password']}"
+        for login in sorted(logins, key=lambda login: login["is_admin"])
+    ]
+    lines += ["", "List your instances:", ""]
+    lines += [
+        f"curl '{url}/api/instance/list' \\",
+        "  -H 'content-type: application/json' \\",
+        f"  -b 'AccessToken={token}' \\",
+        """  --data-raw '{"pager":{"currentPage":1,"pageSize":10}}'""",
+    ]
+    if ssh:
+        lines += ["", "Enter the first one:", "", ssh]
+    lines += ["", f"Passwords, keys and logs are in {data_dir}. scripts/up --stop ends the server."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
