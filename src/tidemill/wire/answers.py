@@ -1,0 +1,56 @@
+"""Base of all answers, and the numbers in them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill.model.money import MICRO
+
+MB_PER_GB = 1024
+MILLI = 1000
+
+
+class Answer(BaseModel):
+    """A JSON object that the server sends. Instants are aware, in UTC, and end in ``Z``."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Failure(Answer):
+    """Every error: a sentence, and a stable word for programs."""
+
+    message: str
+    error: str
+
+
+class NotLoggedIn(Answer):
+    """Status 401; ``error`` is there where it is not just the token."""
+
+    code: int
+    message: str
+    error: str | None = None
+
+
+class Nothing(Answer):
+    """``{}``."""
+
+
+def units(micro: int) -> int | float:
+    """Micro-units of money as a number of currency units.
+
+    The division rounds correctly to the nearest double, whose shortest decimal form is the exact
+    amount for all that has at most 15 digits (``model.money.MOST``).
+    """
+    return _ratio(micro, MICRO)
+
+
+def gigabytes(megabytes: int) -> int | float:
+    return _ratio(megabytes, MB_PER_GB)
+
+
+def cores(milli: int) -> int | float:
+    return _ratio(milli, MILLI)
+
+
+def _ratio(count: int, per: int) -> int | float:
+    return count // per if count % per == 0 else count / per

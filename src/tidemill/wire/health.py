@@ -1,0 +1,34 @@
+"""Whether the server is alive and ready, and its public keys, on the wire."""
+
+from __future__ import annotations
+
+from tidemill.wire.answers import Answer
+
+
+class AliveAnswer(Answer):
+    """``status`` is "ok"."""
+
+    status: str
+
+
+class NotReadyAnswer(Answer):
+    """What gives no answer, and what it said."""
+
+    message: str
+    error: str
+    problems: dict[str, str]
+
+
+class PublicKeyRow(Answer):
+    kty: str
+    n: str
+    e: str
+    kid: str
+    use: str
+    alg: str
+
+
+class KeySetAnswer(Answer):
+    """The public keys of the access tokens (RFC 7517)."""
+
+    keys: list[PublicKeyRow]

@@ -1,0 +1,254 @@
+"""Instances on the wire: naming one, listing them, and what a row shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from tidemill.model.instance import SSH_PORT, Happening, Instance, InstanceView, NodePort
+from tidemill.model.lifecycle import State, wire_status
+from tidemill.wire.answers import Answer, cores, gigabytes, units
+from tidemill.wire.catalogue import RegionInfo
+from tidemill.wire.fields import Choice, Flag, Request, Text, Whole
+
+PAGE_SIZE_MOST = 200
+INSTANCE_USERNAME = "root"
+STATUSES = tuple(dict.fromkeys(wire_status(state) for state in State))
+
+
+class InstanceRequest(Request):
+    """Body of the calls that name one instance, and the answer to them."""
+
+    instanceId: Annotated[str, Text()]
+
+
+class InstanceAnswer(Answer):
+    """Which instance was asked for, or made."""
+
+    instanceId: str
+
+
+class Pager(Request):
+    """Which page; the first is 1."""
+
+    currentPage: Annotated[int, Whole(1)]
+    pageSize: Annotated[int, Whole(1, PAGE_SIZE_MOST)]
+
+
+class Filter(Request):
+    """Which instances. ``name`` is a part of it; several statuses mean any of them."""
+
+    status: list[Annotated[str, Choice(STATUSES)]] | None = None
+    name: Annotated[str | None, Text()] = None
+    region: Annotated[str | None, Text()] = None
+    includeReleased: Annotated[bool, Flag()] = False
+
+    @field_validator("status", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, status: Any) -> Any:
+        return [status] if isinstance(status, str) else status
+
+
+class InstanceListRequest(Request):
+    """Body of POST /api/instance/list."""
+
+    pager: Pager
+    filter: Filter = Filter()
+
+
+class Metadata(Answer):
+    instanceId: str
+    instanceName: str
+    name: str
+    instanceUsername: str
+    createdAt: datetime
+    imageId: str
+    imageName: str
+    userId: str
+
+
+class RuntimeInfo(Answer):
+    """``progress`` is percent of the image pull, where known; ``sshHostKey`` is for known_hosts."""
+
+    status: str
+    phase: str
+    diagnosisReason: str
+    diagnosisMessage: str
+    startedAt: datetime | None
+    queuePosition: int | None
+    progress: int | None
+    sshHostKey: str
+
+
+class BillingInfo(Answer):
+    """``price`` in currency units per period of the charge mode."""
+
+    chargeMode: str
+    duration: int
+    price: int | float
+
+
+class NodePortInfo(Answer):
+    """``port`` inside is reached at ``nodePort`` of the region's address."""
+
+    port: int
+    nodePort: int
+
+
+class ConfigurationInfo(Answer):
+    """What was asked for; the init script, a secret, is not shown again."""
+
+    extraDataDiskSizeDB: int
+    enableCommonData: bool
+    enableDocker: bool
+    dockerStorageSize: int
+
+
+class SpecInfo(Answer):
+    instanceTypeId: str
+    instanceTypeName: str
+    gpuName: str
+    gpuNum: int
+    cpu: int | float
+    memoryGB: int | float
+    isSpotInstance: bool
+    billing: BillingInfo
+    regionInfo: RegionInfo
+    nodePorts: list[NodePortInfo]
+    remoteStorages: list[dict[str, Any]]
+    instanceConfiguration: ConfigurationInfo
+
+
+class InstanceRow(Answer):
+    """One instance."""
+
+    instanceMetadata: Metadata
+    instanceRuntimeInfo: RuntimeInfo
+    instanceSpecInfo: SpecInfo
+
+    @classmethod
+    def of(cls, view: InstanceView) -> InstanceRow:
+        instance = view.instance
+        return cls(
+            instanceMetadata=Metadata(
+                instanceId=instance.id,
+                instanceName=instance.name,
+                name=instance.name,
+                instanceUsername=INSTANCE_USERNAME,
+                createdAt=instance.created_at,
+                imageId=instance.image_id,
+                imageName=instance.image_name,
+                userId=instance.user_id,
+            ),
+            instanceRuntimeInfo=_runtime(instance, view.host_key),
+            instanceSpecInfo=_spec(view),
+        )
+
+
+def _runtime(instance: Instance, host_key: str) -> RuntimeInfo:
+    status = wire_status(instance.state)
+    return RuntimeInfo(
+        status=status,
+        phase="DownloadImage" if instance.state is State.PULLING_IMAGE else status,
+        diagnosisReason=instance.reason,
+        diagnosisMessage=instance.message,
+        startedAt=instance.started_at,
+        queuePosition=None,
+        progress=instance.progress,
+        sshHostKey=host_key,
+    )
+
+
+def _spec(view: InstanceView) -> SpecInfo:
+    instance = view.instance
+    return SpecInfo(
+        instanceTypeId=instance.type_id,
+        instanceTypeName=instance.type_name,
+        gpuName=instance.gpu_name,
+        gpuNum=instance.gpu_num,
+        cpu=cores(instance.cpu_milli),
+        memoryGB=gigabytes(instance.memory_mb),
+        isSpotInstance=instance.is_spot,
+        billing=BillingInfo(
+            chargeMode=instance.charge_mode.value,
+            duration=instance.duration,
+            price=units(instance.price_micro),
+        ),
+        regionInfo=RegionInfo.of(view.region),
+        nodePorts=_ports(view.ports),
+        remoteStorages=[],
+        instanceConfiguration=ConfigurationInfo(
+            extraDataDiskSizeDB=instance.data_disk_gb,
+            enableCommonData=instance.enable_common_data,
+            enableDocker=instance.enable_docker,
+            dockerStorageSize=instance.docker_storage_gb,
+        ),
+    )
+
+
+def _ports(ports: Sequence[NodePort]) -> list[NodePortInfo]:
+    """Ssh first: there are clients that take the first one."""
+    ordered = sorted(ports, key=lambda each: (each.port != SSH_PORT, each.port))
+    return [NodePortInfo(port=each.port, nodePort=each.node_port) for each in ordered]
+
+
+class PagerInfo(Answer):
+    """Which page this is, and how many entries there are on all."""
+
+    currentPage: int
+    pageSize: int
+    totalEntries: int
+
+
+class InstanceListAnswer(Answer):
+    """One page of the caller's instances, newest first."""
+
+    instances: list[InstanceRow]
+    pager: PagerInfo
+
+    @classmethod
+    def of(cls, views: Sequence[InstanceView], total: int, pager: Pager) -> InstanceListAnswer:
+        return cls(
+            instances=[InstanceRow.of(view) for view in views],
+            pager=PagerInfo(currentPage=pager.currentPage, pageSize=pager.pageSize, totalEntries=total),
+        )
+
+
+class EventRow(Answer):
+    """One line of an instance's history. Later ones have a higher ``seq``."""
+
+    seq: int
+    at: datetime
+    event: str
+    from_: str = Field(serialization_alias="from")
+    to: str
+    start: int
+    reason: str
+    message: str
+
+
+class EventsAnswer(Answer):
+    """What happened to an instance, oldest first; ask again with ``after`` = the last ``seq``."""
+
+    events: list[EventRow]
+
+    @classmethod
+    def of(cls, happenings: Sequence[Happening]) -> EventsAnswer:
+        return cls(
+            events=[
+                EventRow(
+                    seq=each.seq,
+                    at=each.at,
+                    event=each.event,
+                    from_=wire_status(each.from_state),
+                    to=wire_status(each.to_state),
+                    start=each.start,
+                    reason=each.reason,
+                    message=each.message,
+                )
+                for each in happenings
+            ]
+        )
