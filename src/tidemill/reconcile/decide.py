@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tidemill.model.instance import Instance
-from tidemill.model.lifecycle import STATES, Event, State, Wanted, move
+from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, move
 from tidemill.model.observation import Phase, Seen
 from tidemill.settings import Settings
 
@@ -63,7 +63,11 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     again = _look_again(instance, seen, now, settings)
     if wanted is Wanted.STOPPED:
         running = seen is not None and seen.phase not in NOT_RUNNING
-        return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
+        if running or STATES[instance.state].keeps is not Keeps.UNTIL_SEEN_STOPPED:
+            return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
+        # It failed and is not running: once the driver says so too, what it held is free again.
+        gone = Event.ABSENT if seen is None else Event.EXITED
+        return Plan(learned=learned, call=Wanted.STOPPED, then=gone)
     if instance.not_before is not None and now < instance.not_before:
         return Plan(learned=learned, look_again=min(instance.not_before, again or instance.not_before))
     return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)

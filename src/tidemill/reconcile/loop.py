@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import islice
 
 import structlog
 from sqlalchemy import Connection
@@ -32,6 +33,7 @@ from tidemill.wake import Wake
 
 log = structlog.get_logger("reconcile")
 
+CLAIM_MOST = 1000  # ids named in one claim
 SOON = 0.02  # seconds: what is due at once waits this long, so that a pass takes many
 
 
@@ -98,7 +100,8 @@ class Loop:
         """One pass: claim, look, and set a task to work for every instance that was claimed."""
         try:
             ids = await self._changed()
-            claimed = await self._claim(ids)
+            batch = set(islice(ids, CLAIM_MOST))
+            claimed = await self._claim(batch)
             # What is claimed is looked at after it was claimed, so that nobody moves it in between.
             seen = await self._driver.observe() if claimed else dict[InstanceId, Seen]()
         except DriverError as error:
@@ -110,7 +113,9 @@ class Loop:
             return
         # Claims are limited, and what is being worked on cannot be claimed: look at those again.
         full = len(claimed) + len(self._working) >= self._settings.driver_calls
-        self._missed = {id for id in ids if full or id in self._working} - {row.id for row in claimed}
+        self._missed = {id for id in ids if full or id in self._working or id not in batch} - {
+            row.id for row in claimed
+        }
         for instance in claimed:
             if instance.id in seen:
                 self._last[instance.id] = seen[instance.id]
