@@ -62,15 +62,21 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
         return Plan(learned=learned, call=Wanted.ABSENT, then=gone, look_again=now)
     again = _look_again(instance, seen, now, settings)
     if wanted is Wanted.STOPPED:
-        running = seen is not None and seen.phase not in NOT_RUNNING
-        if running or STATES[instance.state].keeps is not Keeps.UNTIL_SEEN_STOPPED:
-            return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
-        # It failed and is not running: once the driver says so too, what it held is free again.
-        gone = Event.ABSENT if seen is None else Event.EXITED
-        return Plan(learned=learned, call=Wanted.STOPPED, then=gone)
+        return _keep_stopped(instance, seen, learned, again)
     if instance.not_before is not None and now < instance.not_before:
         return Plan(learned=learned, look_again=min(instance.not_before, again or instance.not_before))
     return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)
+
+
+def _keep_stopped(
+    instance: Instance, seen: Seen | None, learned: dict[str, object], again: datetime | None
+) -> Plan:
+    running = seen is not None and seen.phase not in NOT_RUNNING
+    if running or STATES[instance.state].keeps is not Keeps.UNTIL_SEEN_STOPPED:
+        return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
+    # It failed and is not running: once the driver says so too, what it held is free again.
+    gone = Event.ABSENT if seen is None else Event.EXITED
+    return Plan(learned=learned, call=Wanted.STOPPED, then=gone)
 
 
 def _is_owed(instance: Instance, seen: Seen | None) -> bool:
