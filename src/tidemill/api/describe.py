@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tidemill.wire.answers import Answer, Failure, NotLoggedIn
@@ -23,7 +22,6 @@ CALLER_SCHEMES: dict[str, dict[str, str]] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _REF = "#/components/schemas/{model}"
-_MODEL = "x-tidemill-body"
 
 _MEANING = {
     400: "the request must be changed; the message says how",
@@ -66,7 +64,10 @@ def describe(
         responses[200] = {"model": gives, "description": "done"}
     extra: dict[str, Any] = {"security": [] if public else [{name: []} for name in CALLER_SCHEMES]}
     if takes is not None:
-        extra[_MODEL] = takes
+        extra["requestBody"] = {
+            "required": any(field.is_required() for field in takes.model_fields.values()),
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model=takes.__name__)}}},
+        }
     if parameters:
         extra["parameters"] = list(parameters)
     return {"summary": summary, "responses": responses, "openapi_extra": extra, "response_model": None}
@@ -92,19 +93,8 @@ def in_header(name: str, schema: dict[str, Any], meaning: str) -> dict[str, Any]
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole document."""
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    bodies: dict[str, type[BaseModel]] = {}
-    for path in found["paths"].values():
-        for operation in path.values():
-            model: type[Request] | None = operation.pop(_MODEL, None)
-            if model is None:
-                continue
-            bodies[model.__name__] = model
-            schema = {"$ref": _REF.format(model=model.__name__)}
-            operation["requestBody"] = {
-                "required": any(field.is_required() for field in model.model_fields.values()),
-                "content": {"application/json": {"schema": schema}},
-            }
-    _, schemas = models_json_schema([(model, "validation") for model in bodies.values()], ref_template=_REF)
+    bodies = [model for model in Request.__subclasses__() if model.__module__.startswith("tidemill.wire.")]
+    _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_REF)
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas.get("$defs", {}))
     components["securitySchemes"] = CALLER_SCHEMES
