@@ -33,6 +33,10 @@ packages_look() {
             _missing_packages+=("${pair#*:}")
         fi
     done
+    # The guest is built from Debian packages on any system; nothing can bring these to a Debian.
+    for pair in apt-get dpkg-deb; do
+        if ! command -v "$pair" >/dev/null 2>&1; then _missing_commands+=("$pair"); fi
+    done
     # uv is put into a private environment when there is none, and that takes Python's own pip.
     if uv_works; then return 0; fi
     if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
@@ -50,9 +54,10 @@ packages_look() {
 packages_possible() {
     if [ "${#_missing_commands[@]}" -eq 0 ]; then return 0; fi
     if ! command -v apt-get >/dev/null 2>&1; then
-        fail "This is not Debian (no apt-get), so install these yourself and run it again:" \
+        fail "This is not Debian (no apt-get). Install these, and run it again:" \
             "    ${_missing_commands[*]}" \
-            "Nothing was changed."
+            "What goes into every instance is built from Debian packages, so apt-get and dpkg-deb, with" \
+            "Debian's sources, are needed on any system. Nothing was changed."
     fi
     if [ "$(id -u)" -ne 0 ]; then
         fail "Missing: ${_missing_commands[*]}" \
