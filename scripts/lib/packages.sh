@@ -13,6 +13,7 @@ PACKAGES_TO_RUN=(
     ssh:openssh-client
     mkfs.ext4:e2fsprogs
     mount:mount
+    mmdebstrap:mmdebstrap
     flock:util-linux
     pgrep:procps
 )
