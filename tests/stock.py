@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tidemill.model.account import User
 from tidemill.model.instance import Order
-from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
+from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, offer_id
 from tidemill.store import accounts, nodes, offers
 from tidemill.store.database import Database
 from tidemill.store.nodes import FoundDevice, FoundNode
@@ -63,7 +63,7 @@ GPU_TYPE = InstanceType(
     prices={ChargeMode.PER_HOUR: 2_000_000},
 )
 NODE = FoundNode(
-    "0f5a2c1e-0000-4000-8000-000000000005",
+    offer_id("node", f"{REGION.id}/node-0"),
     "node-0",
     cpu_milli=8000,
     memory_mb=16384,

@@ -173,7 +173,7 @@ def _docker(settings: Settings, tables: Tables, deployment: str) -> Driver:
         registries=tables.registries(),
         devices=named or found_nvidia(),
         stop_grace=settings.stop_grace,
-        node_name=socket.gethostname(),
+        node_name=settings.region_name,
     )
 
 

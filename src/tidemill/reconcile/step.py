@@ -53,7 +53,8 @@ class Stepper:
         return await self._call(instance, plan)
 
     async def _call(self, instance: Instance, plan: Plan) -> tuple[Instance, datetime | None]:
-        again = plan.look_again
+        again = None if plan.then is not None else plan.look_again
+        before = instance.state
         try:
             async with asyncio.timeout(self._settings.lease * 0.8):
                 instance = await self._ask(instance, plan)
@@ -71,6 +72,8 @@ class Stepper:
                     message="The machine gives no answer at present; it is being tried again",
                 )
             again = self._clock.now() + timedelta(seconds=self._settings.beat)
+        if instance.state is not before and plan.then is None:  # it failed: what it held is to be freed
+            again = self._clock.now()
         return instance, again
 
     async def _ask(self, instance: Instance, plan: Plan) -> Instance:
