@@ -108,8 +108,8 @@ def main() -> int:
             row = ensure_running(cloud, memory, offer, console, args.wait)
             ssh = ssh_line(row, identity, memory)
     except Failed as error:
-        console.print(f"{error}", style="red", markup=False)
-        console.print(f"The server's log: {args.data_dir / 'server.log'}", markup=False)
+        console.print(f"{error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"The server's log: {args.data_dir / 'server.log'}", markup=False, soft_wrap=True)
         return 1
     print(result(url, logins, cloud.token, ssh, args.data_dir))
     return 0
@@ -217,11 +217,13 @@ def ensure_running(
             words = f"{'First instance':<20} {status} {why}".rstrip()
             progress.update(task, description=words)
             if words != shown and not console.is_terminal:
-                console.print(words, markup=False)
+                console.print(words, markup=False, soft_wrap=True)
             shown = words
             time.sleep(0.25)
     took = time.monotonic() - began
-    console.print(f"{'First instance':<20} Running, {id_of(row)} ({took:.0f} s)", markup=False)
+    console.print(
+        f"{'First instance':<20} Running, {id_of(row)} ({took:.0f} s)", markup=False, soft_wrap=True
+    )
     return row
 
 

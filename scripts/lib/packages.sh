@@ -11,6 +11,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGES_TO_RUN=(
     python3:python3
     ssh:openssh-client
+    curl:curl
     mkfs.ext4:e2fsprogs
     mount:mount
     mmdebstrap:mmdebstrap
@@ -18,7 +19,7 @@ PACKAGES_TO_RUN=(
     pgrep:procps
 )
 # shellcheck disable=SC2034
-PACKAGES_TO_TEST=("${PACKAGES_TO_RUN[@]}" git:git curl:curl shellcheck:shellcheck)
+PACKAGES_TO_TEST=("${PACKAGES_TO_RUN[@]}" git:git shellcheck:shellcheck)
 
 _missing_commands=()
 _missing_packages=()
