@@ -24,11 +24,7 @@ from tidemill.api.app import create_app
 from tidemill.catalogue import Machine, Tables
 from tidemill.clock import Clock, SystemClock
 from tidemill.drivers.contract import Device, Driver, DriverError, Node
-from tidemill.drivers.docker.driver import DockerDriver
-from tidemill.drivers.nvidia import found as found_nvidia
 from tidemill.drivers.simulated.driver import SimulatedDriver
-from tidemill.guest.build import build as build_guest
-from tidemill.guest.installed import InstalledGuest
 from tidemill.model.errors import Misconfigured
 from tidemill.model.offer import Region
 from tidemill.reconcile.loop import Loop
@@ -162,6 +158,11 @@ def _drivers(
 
 
 def _docker(settings: Settings, tables: Tables, deployment: str) -> Driver:
+    from tidemill.drivers.docker.driver import DockerDriver
+    from tidemill.drivers.nvidia import found as found_nvidia
+    from tidemill.guest.build import build as build_guest
+    from tidemill.guest.installed import InstalledGuest
+
     named = tuple(Device(device.id, device.name, device.paths) for device in tables.devices())
     return DockerDriver(
         url=settings.docker_url,

@@ -17,6 +17,7 @@ from tidemill.model.placement import Need, Room, choose
 from tidemill.store.schema import devices, node_ports, nodes, reservations
 
 RANDOM_TRIES = 8
+CANDIDATES = 32  # nodes that placement looks at: the fullest ones that have room
 
 # The same words on both databases; SQLAlchemy would want one statement for each.
 _GIVE_PORT = text(
@@ -24,16 +25,27 @@ _GIVE_PORT = text(
     "VALUES (:node_id, :node_port, :instance_id, :port) ON CONFLICT DO NOTHING"
 )
 
-_ROOMS = select(
-    nodes.c.id,
-    (nodes.c.cpu_milli - nodes.c.cpu_used).label("cpu"),
-    (nodes.c.memory_mb - nodes.c.memory_used).label("memory"),
-).where(
-    nodes.c.region_id == bindparam("region_id"),
-    nodes.c.present,
-    nodes.c.cpu_milli - nodes.c.cpu_used >= bindparam("cpu_milli"),
-    nodes.c.memory_mb - nodes.c.memory_used >= bindparam("memory_mb"),
+_CPU_LEFT = nodes.c.cpu_milli - nodes.c.cpu_used
+_MEMORY_LEFT = nodes.c.memory_mb - nodes.c.memory_used
+_ROOMS = (
+    select(nodes.c.id, _CPU_LEFT.label("cpu"), _MEMORY_LEFT.label("memory"))
+    .where(
+        nodes.c.region_id == bindparam("region_id"),
+        nodes.c.present,
+        bindparam("cpu_milli") <= _CPU_LEFT,
+        bindparam("memory_mb") <= _MEMORY_LEFT,
+    )
+    .order_by(_MEMORY_LEFT, _CPU_LEFT, nodes.c.id)
 )
+_SOME_ROOMS = _ROOMS.limit(CANDIDATES)
+_ROOMS_WITH_DEVICES = _ROOMS.where(
+    nodes.c.id.in_(
+        select(devices.c.node_id)
+        .where(devices.c.name == bindparam("gpu_name"), devices.c.present, devices.c.instance_id.is_(None))
+        .group_by(devices.c.node_id)
+        .having(func.count() >= bindparam("gpu_num"))
+    )
+).limit(CANDIDATES)
 _TAKE = (
     update(nodes)
     .where(
@@ -69,10 +81,14 @@ def free_devices(connection: Connection, name: str, node_ids: Sequence[str] | No
 
 def place(connection: Connection, region_id: str, need: Need, gpu_name: str) -> str | None:
     """The node of the region that an instance goes to; None when none has room."""
-    rows = connection.execute(
-        _ROOMS, {"region_id": region_id, "cpu_milli": need.cpu_milli, "memory_mb": need.memory_mb}
-    ).all()
-    free = free_devices(connection, gpu_name) if need.devices else {}
+    asked = {"region_id": region_id, "cpu_milli": need.cpu_milli, "memory_mb": need.memory_mb}
+    free: dict[str, int] = {}
+    if need.devices:
+        asked |= {"gpu_name": gpu_name, "gpu_num": need.devices}
+        rows = connection.execute(_ROOMS_WITH_DEVICES, asked).all()
+        free = free_devices(connection, gpu_name, [row.id for row in rows])
+    else:
+        rows = connection.execute(_SOME_ROOMS, asked).all()
     room = choose((Room(row.id, row.cpu, row.memory, free.get(row.id, 0)) for row in rows), need)
     return None if room is None else room.node_id
 
