@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from tidemill.actions.context import Context
 from tidemill.actions.passwords import hash_password
 from tidemill.actions.tokens import Tokens
 from tidemill.api.app import create_app
+from tidemill.drivers.simulated.driver import SimulatedDriver
 from tidemill.model.account import User
 from tidemill.settings import Settings
 from tidemill.store.schema import users
@@ -54,6 +55,7 @@ class Served:
     context: Context
     app: FastAPI
     client: httpx.AsyncClient
+    driver: SimulatedDriver
 
     def token(self, user: User | None = None) -> dict[str, str]:
         """The header of a logged-in user."""
@@ -90,17 +92,18 @@ class Served:
 
 
 @asynccontextmanager
-async def served(stocked: Stocked, clock: HandClock, keys: Path, **settings: Any):
+async def served(stocked: Stocked, clock: HandClock, keys: Path, **settings: Any) -> AsyncIterator[Served]:
     stocked.database.run(lambda connection: connection.execute(update(users).values(password_hash=HASH)))
+    driver = SimulatedDriver(nodes=[], sleep=clock.sleep)
     context = Context(
         database=stocked.database,
         clock=clock,
         wake=Wake(),
         settings=Settings(**settings),
         tokens=Tokens(keys, "tidemill", "tidemill", 86400),
-        drivers={},
+        drivers={REGION.id: driver},
     )
     app = create_app(context)
     transport = httpx.ASGITransport(app, client=("198.51.100.7", 1))
     async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
-        yield Served(stocked, clock, context, app, client)
+        yield Served(stocked, clock, context, app, client, driver)
