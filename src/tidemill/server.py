@@ -297,8 +297,7 @@ async def _run(context: Context, loops: list[Loop]) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=bool(settings.trusted_proxies),
-            forwarded_allow_ips=list(settings.trusted_proxies),
+            proxy_headers=False,  # api/callers.py knows whom to believe
             timeout_graceful_shutdown=5,
         )
     )

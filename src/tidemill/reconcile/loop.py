@@ -137,7 +137,7 @@ class Loop:
         seen = await self._driver.observe()
         ids.update(id for id in seen.keys() | self._last.keys() if seen.get(id) != self._last.get(id))
         if full:
-            wanted = await self._database.read(lambda c: instances.wanted(c, [self._region_id]))
+            wanted = await self._database.read_much(lambda c: instances.wanted(c, [self._region_id]))
             ids.update(id for id, want in wanted.items() if not _is_as_wanted(want, seen.get(id)))
             await self._orphans.remove(seen.keys() - wanted.keys())
             self._full_at = now

@@ -1,35 +1,35 @@
 """One way into SQLite and PostgreSQL: a transaction is a plain function of a connection.
 
-``await database.write(work)`` runs ``work(connection)`` in a transaction on a thread of its own
-and returns what it returned once that is durable; ``read`` does the same without writing. The
-function must touch nothing but the connection and its arguments: it may be run again.
+``await database.write(work)`` runs ``work(connection)`` in a transaction and returns what it returned
+once that is durable; ``read`` does the same without writing. The function must touch nothing but the
+connection and its arguments: it may be run again.
 
-SQLite has one writer, so all writes pass through one thread, which commits those that arrive
-while it is busy together (each in a savepoint of its own, so that one that fails takes nothing
-with it): durability (``synchronous=FULL``) then costs one sync for many launches.
+PostgreSQL's transactions run on threads. SQLite has one writer, and its statements take microseconds:
+they run on the event loop itself, where nothing waits for the interpreter lock, and everything that
+arrives while a commit is under way is committed together by the next one. Only the commit, which waits
+for the disk (``synchronous=FULL``), runs on a thread. One that fails takes nothing with it: the group is
+rolled back and each is run by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import QueuePool
 
 from tidemill.model.errors import Unavailable
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-GROUP_MOST = 64
-READERS = 4
+GROUP_MOST = 32
+THREADS = 4
 
 
 def _unavailable(error: DBAPIError) -> Unavailable:
@@ -46,51 +46,57 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
         if self.is_sqlite:
-            self._writing: _GroupWriter | None = _GroupWriter(_sqlite(url, "BEGIN IMMEDIATE", NullPool))
-            self.engine = _sqlite(url, "BEGIN", QueuePool)
+            self.engine = _sqlite(url, "BEGIN")
+            self._group: _Group | None = _Group(_sqlite(url, "BEGIN IMMEDIATE"), self._pool)
         else:
-            self._writing = None
-            self.engine = create_engine(url, pool_size=READERS, max_overflow=READERS, pool_pre_ping=True)
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="database")
+            self.engine = create_engine(url, pool_size=THREADS, pool_pre_ping=True)
+            self._group = None
 
     async def write(self, work: Work[T]) -> T:
         """Run ``work`` in a transaction; returns after it is durable. Raises what ``work`` raises."""
-        if self._writing is not None:
-            return await asyncio.wrap_future(self._writing.submit(work))
+        if self._group is not None:
+            return await self._group.write(work)
         return await self._in_thread(work)
 
     async def read(self, work: Work[T]) -> T:
-        """Run ``work`` on a consistent view of what is committed."""
+        """Run ``work`` on a consistent view of what is committed; it takes no more than milliseconds."""
+        if self._group is not None:
+            return self._run(self.engine, work)
+        return await self._in_thread(work)
+
+    async def read_much(self, work: Work[T]) -> T:
+        """The same for work that may take long: others go on meanwhile."""
         return await self._in_thread(work)
 
     async def _in_thread(self, work: Work[T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, self.engine, work)
 
-    def _run(self, work: Work[T]) -> T:
+    @staticmethod
+    def _run(engine: Engine, work: Work[T]) -> T:
         try:
-            with self.engine.begin() as connection:
+            with engine.begin() as connection:
                 return work(connection)
         except OperationalError as error:
             raise _unavailable(error) from error
 
     def run(self, work: Work[T]) -> T:
         """The same as ``write`` for callers without an event loop (set-up commands)."""
-        if self._writing is not None:
-            return self._writing.submit(work).result()
-        return self._run(work)
+        return self._run(self._group.engine if self._group is not None else self.engine, work)
 
     def close(self) -> None:
-        """Finish what was submitted and let every connection go."""
-        if self._writing is not None:
-            self._writing.close()
+        """Let every connection go; what was not committed is not done."""
         self._pool.shutdown(wait=True)
+        if self._group is not None:
+            self._group.close()
         self.engine.dispose()
 
 
-def _sqlite(url: str, begin: str, pool: type[NullPool | QueuePool]) -> Engine:
-    options: dict[str, Any] = {"pool_size": READERS} if pool is QueuePool else {}
-    engine = create_engine(url, poolclass=pool, connect_args={"check_same_thread": False}, **options)
+def _sqlite(url: str, begin: str) -> Engine:
+    engine = create_engine(
+        url, poolclass=QueuePool, pool_size=THREADS, connect_args={"check_same_thread": False}
+    )
 
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
@@ -107,73 +113,61 @@ def _sqlite(url: str, begin: str, pool: type[NullPool | QueuePool]) -> Engine:
     return engine
 
 
-class _GroupWriter:
-    """The one thread that writes to SQLite, committing what waits for it in groups."""
+class _Group:
+    """Whatever waits to be written to SQLite, written and committed together."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="database-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, engine: Engine, pool: ThreadPoolExecutor) -> None:
+        self.engine = engine
+        self._pool = pool
+        self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._flushing: asyncio.Task[None] | None = None
 
-    def submit(self, work: Work[T]) -> Future[T]:
-        future: Future[T] = Future()
-        self._queue.put((work, future))
-        return future
+    async def write(self, work: Work[T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, future))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = loop.create_task(self._flush())
+        return await asyncio.shield(future)
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group = self._waiting[:GROUP_MOST]
+            del self._waiting[:GROUP_MOST]
+            if not await self._commit(group):
+                for one in group:
+                    await self._commit([one], alone=True)
+
+    async def _commit(
+        self, group: list[tuple[Work[Any], asyncio.Future[Any]]], *, alone: bool = False
+    ) -> bool:
+        """Run and commit a group; False when one failed and each has to be run by itself."""
+        results: list[Any] = []
+        try:
+            with self.engine.connect() as connection:
+                transaction = connection.begin()
+                try:
+                    results.extend(work(connection) for work, _ in group)
+                    await asyncio.get_running_loop().run_in_executor(self._pool, transaction.commit)
+                except BaseException:
+                    transaction.rollback()
+                    raise
+        except Exception as error:
+            if len(group) > 1 and not alone:
+                return False
+            failed = _unavailable(error) if isinstance(error, OperationalError) else error
+            for _, future in group:
+                _fail(future, failed)
+            return True
+        for (_, future), result in zip(group, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+        return True
 
     def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self._engine.dispose()
+        self.engine.dispose()
 
-    def _serve(self) -> None:
-        connection: Connection | None = None
-        while (first := self._queue.get()) is not None:
-            try:
-                connection = connection or self._engine.connect()
-                last = self._group(connection, first)
-            except DBAPIError as error:  # no connection to be had: this one is told, the next one tries anew
-                first[1].set_exception(_unavailable(error))
-                last = False
-            if connection is not None and connection.invalidated:
-                connection.close()
-                connection = None
-            if last:
-                break
-        if connection is not None:
-            connection.close()
 
-    def _group(self, connection: Connection, first: tuple[Work[Any], Future[Any]]) -> bool:
-        """Run ``first`` and whatever waits behind it, then commit. True when told to end."""
-        done: list[tuple[Future[Any], Any]] = []
-        ended = False
-        item: tuple[Work[Any], Future[Any]] | None = first
-        try:
-            with connection.begin():
-                while item is not None:
-                    work, future = item
-                    if future.set_running_or_notify_cancel():
-                        try:
-                            with connection.begin_nested():
-                                result = work(connection)
-                        except OperationalError as error:
-                            future.set_exception(_unavailable(error))
-                        except Exception as error:
-                            future.set_exception(error)
-                        else:
-                            done.append((future, result))
-                    item = None
-                    if len(done) < GROUP_MOST:
-                        try:
-                            item = self._queue.get_nowait()
-                            ended = item is None
-                        except queue.Empty:
-                            pass
-        except DBAPIError as error:
-            for future, _ in done:
-                future.set_exception(_unavailable(error))
-            connection.invalidate()
-        else:
-            for future, result in done:
-                future.set_result(result)
-        return ended
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

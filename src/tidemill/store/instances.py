@@ -12,6 +12,7 @@ from sqlalchemy import (
     RowMapping,
     and_,
     bindparam,
+    case,
     func,
     insert,
     or_,
@@ -26,13 +27,25 @@ from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees,
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
 from tidemill.store import reservations
-from tidemill.store.schema import events, instances, meters
+from tidemill.store.schema import Instant, events, instances, meters
 
 COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
 _INSERT = insert(instances)
 _EVENT = insert(events)
+_SETTLE = (
+    update(instances)
+    .where(instances.c.id == bindparam("settled_id"), instances.c.lease_owner == bindparam("owner"))
+    .values(
+        lease_owner=None,
+        lease_until=None,
+        due_at=case(
+            (instances.c.version == bindparam("seen_version"), bindparam("next_due", type_=Instant)),
+            else_=instances.c.due_at,
+        ),
+    )
+)
 
 AT_REST = tuple(state.value for state, row in STATES.items() if row.deadline is None)
 
@@ -275,18 +288,7 @@ def settle(
     stands, so that what they want is looked at.
     """
     connection.execute(
-        update(instances)
-        .where(
-            instances.c.id == instance_id,
-            instances.c.lease_owner == owner,
-            instances.c.version == version,
-        )
-        .values(due_at=due_at)
-    )
-    connection.execute(
-        update(instances)
-        .where(instances.c.id == instance_id, instances.c.lease_owner == owner)
-        .values(lease_owner=None, lease_until=None)
+        _SETTLE, {"settled_id": instance_id, "owner": owner, "seen_version": version, "next_due": due_at}
     )
 
 
