@@ -106,8 +106,11 @@ def test_terminal_with_job_control(instance: Instance) -> None:
         wait_until(lambda: "sleep 300" in instance.say("ps ax 2>/dev/null || ps"), "it sleeps")
         terminal.type("\x1a")
         terminal.expect(r"(?s)Stopped.*ready> ")
-        terminal.type("kill -9 %1; wait; echo $PATH; exit 3\r")
-        assert ENV["PATH"] in terminal.expect(r"/opt/tools/bin:\S+")
+        terminal.type("kill -9 %1; echo $PATH\r")
+        assert ENV["PATH"] in terminal.expect(r"(?s)/opt/tools/bin:.*ready> ")
+        terminal.type("wait; jobs\r")
+        terminal.expect("(?s).*ready> ")
+        terminal.type("exit 3\r")
         assert terminal.returncode() == 3
 
 
