@@ -1,0 +1,21 @@
+"""Waiting for something to hold, with a deadline and a sentence that says what was awaited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(what: str, probe: Callable[[], T], seconds: float = 30.0, pause: float = 0.1) -> T:
+    """The first true value of ``probe``. Raises AssertionError, with the last value, when there is none."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {value!r}")
+        time.sleep(pause)
