@@ -59,7 +59,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.throttle = Throttle(context.database, context.clock, settings)
     app.state.trust = Trust.of(settings.public_url, settings.trusted_proxies)
     app.state.secure_cookie = {"true": True, "false": False}.get(settings.secure_cookie, over_tls)
-    for module in (accounts, apikeys, sshkeys, instances, catalogue, health):
+    for module in (instances, accounts, apikeys, sshkeys, catalogue, health):
         app.include_router(module.router)
     app.add_middleware(Edge, limit=settings.body_limit, over_tls=over_tls)
     app.add_exception_handler(TidemillError, _refused)
