@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def prepare_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def only_server(folder: Path) -> Iterator[None]:
+def only_server(folder: Path) -> Generator[None]:
     """Hold the data folder for this server alone. Raises Misconfigured when another one has it."""
     path = folder / "server.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -286,9 +286,27 @@ class Wakes(Wake):
             wake.set()
 
 
+class _Web(uvicorn.Server):
+    """Ends on a signal and leaves the process to us, who still have leases and connections to let go of.
+
+    uvicorn's own way is to raise the signal again, which would end the process there and then.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 async def _run(context: Context, loops: list[Loop]) -> None:
     settings = context.settings
-    web = uvicorn.Server(
+    web = _Web(
         uvicorn.Config(
             create_app(context),
             host=settings.host,
