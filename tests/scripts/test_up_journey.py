@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tests.journeys.leftovers import Leftovers, left_by
+from tests.journeys.running import docker, environment, free_port, free_ports
+from tests.journeys.waiting import until
 
 REPO = Path(__file__).resolve().parents[2]
-LABEL = "tidemill.deployment"
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,34 +33,29 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @dataclass
 class Cloud:
     """A clone, its data folder, and what the first run printed."""
 
     clone: Path
     data_dir: Path
-    port: int
+    port: int = field(default_factory=free_port)
+    node_ports: tuple[int, int] = field(default_factory=lambda: free_ports(100))
+    deployment: str = field(default_factory=lambda: f"journey-{secrets.token_hex(4)}")
     printed: str = ""
 
     def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("TIDEMILL_", "VIRTUAL_"))
+        settings = environment() | {
+            "TIDEMILL_NODE_PORTS": f"{self.node_ports[0]}-{self.node_ports[1]}",
+            "TIDEMILL_TENANT_NETWORKS": "10.251.0.0/16",
+            "TIDEMILL_DEPLOYMENT": self.deployment,
         }
-        environment |= {"TIDEMILL_NODE_PORTS": "30100-30199"}
         return run(
             self.clone / "scripts" / "up",
             "--data-dir",
             str(self.data_dir),
             *arguments,
-            env=environment,
+            env=settings,
             cwd="/",
         )
 
@@ -84,6 +79,10 @@ class Cloud:
     def instance(self) -> str:
         return json.loads((self.data_dir / "first" / "launch").read_text())["id"]
 
+    def leftovers(self) -> Leftovers:
+        low, high = self.node_ports
+        return left_by(self.deployment, self.data_dir, set(range(low, high + 1)))
+
     def line(self, command: str) -> str:
         """The command that was printed, with its continuation lines."""
         found = re.search(rf"^{command} (?:.*\\\n)*.*$", self.printed, re.MULTILINE)
@@ -95,11 +94,11 @@ class Cloud:
 def cloud() -> Iterator[Cloud]:
     top = Path(tempfile.mkdtemp(prefix="tidemill-journey-"))
     clone = top / "clone"
-    for name in run("git", "-C", REPO, "ls-files", "-z").stdout.split("\0"):
+    for name in run("git", "-C", REPO, "ls-files", "-co", "--exclude-standard", "-z").stdout.split("\0"):
         if name and (REPO / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPO / name, clone / name)
-    made = Cloud(clone, top / "data", free_port())
+    made = Cloud(clone, top / "data")
     try:
         first = made.start()
         assert first.returncode == 0, first.stderr + log_of(made.data_dir)
@@ -107,7 +106,7 @@ def cloud() -> Iterator[Cloud]:
         yield made
     finally:
         made.up("--stop")
-        remove_everything(made.data_dir)
+        made.leftovers().remove()
         shutil.rmtree(top)
 
 
@@ -119,51 +118,10 @@ def log_of(data_dir: Path) -> str:
     )
 
 
-def labelled(data_dir: Path) -> dict[str, list[str]]:
-    """What the engine has of this deployment."""
-    listings = {
-        "container": ["ps", "-aq"],
-        "network": ["network", "ls", "-q"],
-        "volume": ["volume", "ls", "-q"],
-    }
-    deployment = deployment_of(data_dir)
-    return {
-        kind: run("docker", *words, "--filter", f"label={LABEL}={deployment}").stdout.split()
-        for kind, words in listings.items()
-    }
-
-
-def deployment_of(data_dir: Path) -> str:
-    with closing(sqlite3.connect(data_dir / "tidemill.db")) as database:
-        return database.execute("SELECT value FROM facts WHERE name = 'deployment'").fetchone()[0]
-
-
-def on_the_host(data_dir: Path) -> list[str]:
-    """Loop devices and mounts that stand on the data folder."""
-    loops = [line for line in run("losetup", "-a").stdout.splitlines() if str(data_dir) in line]
-    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(data_dir) in line]
-    return loops + mounts
-
-
-def remove_everything(data_dir: Path) -> None:
-    """For the end of a run that went wrong; after a good one there is nothing to remove."""
-    if not (data_dir / "tidemill.db").exists():
-        return
-    for kind, ids in labelled(data_dir).items():
-        for each in ids:
-            run("docker", kind, "rm", *(["-f", "-v"] if kind == "container" else []), each)
-    for line in on_the_host(data_dir):
-        if line.startswith("/dev/loop") and ":" in line.split()[0]:
-            run("losetup", "-d", line.split(":")[0])
-        else:
-            run("umount", "-l", line.split()[1])
-
-
-def wait_until(what: str, holds: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.1)
+def containers(cloud: Cloud) -> list[str]:
+    """The engine's ids of this deployment's containers: another id is another container."""
+    label = f"label=tidemill.deployment={cloud.deployment}"
+    return docker("ps", "--all", "--no-trunc", "--filter", label, "--format", "{{.ID}}").split()
 
 
 def alive(pid: int) -> bool:
@@ -194,8 +152,8 @@ def test_secrets_lie_in_private_files_and_in_no_log(cloud: Cloud) -> None:
             assert path.stat().st_mode & 0o077 == 0, path
     assert cloud.data_dir.stat().st_mode & 0o077 == 0
     logs = (cloud.data_dir / "up.log").read_text() + (cloud.data_dir / "server.log").read_text()
-    secrets = [login["password"] for login in json.loads((cloud.data_dir / "first-login.json").read_text())]
-    for secret in (*secrets, (cloud.data_dir / "first" / "token").read_text()):
+    private = [login["password"] for login in json.loads((cloud.data_dir / "first-login.json").read_text())]
+    for secret in (*private, (cloud.data_dir / "first" / "token").read_text()):
         assert secret not in logs
 
 
@@ -224,7 +182,7 @@ def test_the_ssh_line_enters_the_instance(cloud: Cloud) -> None:
 
 
 def test_again_it_changes_nothing_and_prints_the_same(cloud: Cloud) -> None:
-    server, made = cloud.server(), labelled(cloud.data_dir)
+    server, made = cloud.server(), containers(cloud)
     kept = {
         path: path.stat().st_mtime_ns
         for path in cloud.data_dir.rglob("*")
@@ -235,7 +193,7 @@ def test_again_it_changes_nothing_and_prints_the_same(cloud: Cloud) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stdout == cloud.printed
     assert cloud.server() == server
-    assert labelled(cloud.data_dir) == made
+    assert containers(cloud) == made
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -253,17 +211,17 @@ def test_another_port_for_a_server_that_runs_is_refused(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_a_server_that_ended_is_started_again_and_the_instance_never_stopped(cloud: Cloud, end: str) -> None:
-    server, made = cloud.server(), labelled(cloud.data_dir)
+    server, made = cloud.server(), containers(cloud)
     if end == "stopped":
         assert cloud.up("--stop").returncode == 0
     else:
         os.kill(server, signal.SIGKILL)
-    wait_until("the server's end", lambda: not alive(server))
+    until("the server has ended", lambda: not alive(server))
     again = cloud.start()
     assert again.returncode == 0, again.stderr + log_of(cloud.data_dir)
     assert again.stdout == cloud.printed
     assert cloud.server() != server
-    assert labelled(cloud.data_dir) == made
+    assert containers(cloud) == made
 
 
 def test_a_stopped_instance_is_started_again(cloud: Cloud) -> None:
@@ -278,10 +236,9 @@ def test_a_stopped_instance_is_started_again(cloud: Cloud) -> None:
 def test_terminated_and_stopped_it_leaves_nothing(cloud: Cloud) -> None:
     asked = cloud.call("POST", "/api/instance/terminate", {"instanceId": cloud.instance()})
     assert asked.status_code == 200, asked.text
-    wait_until("nothing of the deployment in the engine", lambda: not any(labelled(cloud.data_dir).values()))
+    until("nothing of it is left", lambda: not cloud.leftovers(), 60)
     server = cloud.server()
     assert cloud.up("--stop").returncode == 0
     assert not alive(server)
-    assert on_the_host(cloud.data_dir) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", cloud.port)) != 0
