@@ -180,6 +180,9 @@ class Ours:
             "nodePorts": [],
         }
         self._made: list[str] = []
+        # The tenant's network stands while it has a member, as the bare side's does.
+        self.prepare()()
+        self._kept = self._made.pop()
 
     def _post(self, path: str, **body: Any) -> Any:
         answer = self._api.post(path, json=body)
@@ -194,6 +197,10 @@ class Ours:
             wait_and_ssh(self._key, row["instanceSpecInfo"]["nodePorts"][0]["nodePort"])
 
         return run
+
+    def close(self) -> None:
+        self._made.append(self._kept)
+        self.clean()
 
     def clean(self) -> None:
         for id in self._made:
@@ -288,7 +295,7 @@ def main() -> None:
                 }
             finally:
                 bare.close()
-                ours.clean()
+                ours.close()
     text = json.dumps(result, indent=2)
     print(text)
     (Path(__file__).parent / "results" / "launch.json").write_text(text + "\n")

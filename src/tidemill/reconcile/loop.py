@@ -161,7 +161,7 @@ class Loop:
                 limit=free,
             )
 
-        claimed = await self._database.write(work)
+        claimed = await self._database.write(work, durable=False)
         return [instance for instance in claimed if instance.id not in self._working]
 
     async def _work(self, instance: Instance, seen: Seen | None) -> None:
@@ -181,7 +181,8 @@ class Loop:
             due = self._clock.now() + timedelta(seconds=self._settings.lease)
         try:
             await self._database.write(
-                lambda connection: instances.settle(connection, instance.id, self._owner, version, due)
+                lambda connection: instances.settle(connection, instance.id, self._owner, version, due),
+                durable=False,
             )
         except Unavailable as error:  # the lease runs out by itself
             log.error("the database gives no answer", error=error.detail or error.message)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -49,15 +50,21 @@ class Database:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
         if self.is_sqlite:
             self.engine = _sqlite(url, "BEGIN")
-            self._group: _Group | None = _Group(_sqlite(url, "BEGIN IMMEDIATE"), self._pool)
+            self._group: _Group | None = _Group(
+                _sqlite(url, "BEGIN IMMEDIATE"), _sqlite(url, "BEGIN IMMEDIATE", "NORMAL"), self._pool
+            )
         else:
             self.engine = create_engine(url, pool_size=THREADS, pool_pre_ping=True)
             self._group = None
 
-    async def write(self, work: Work[T]) -> T:
-        """Run ``work`` in a transaction; returns after it is durable. Raises what ``work`` raises."""
+    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+        """Run ``work`` in a transaction; returns after it is durable. Raises what ``work`` raises.
+
+        What may be lost when the machine loses its power (a lease, a hint when to look again) says
+        ``durable=False`` and does not wait for the disk. No process that dies loses it.
+        """
         if self._group is not None:
-            return await self._group.write(work)
+            return await self._group.write(work, durable)
         return await self._in_thread(work)
 
     async def read(self, work: Work[T]) -> T:
@@ -93,7 +100,7 @@ class Database:
         self.engine.dispose()
 
 
-def _sqlite(url: str, begin: str) -> Engine:
+def _sqlite(url: str, begin: str, synchronous: str = "FULL") -> Engine:
     engine = create_engine(
         url, poolclass=QueuePool, pool_size=THREADS, connect_args={"check_same_thread": False}
     )
@@ -101,7 +108,12 @@ def _sqlite(url: str, begin: str) -> Engine:
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            "foreign_keys=ON",
+            "busy_timeout=5000",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -113,19 +125,29 @@ def _sqlite(url: str, begin: str) -> Engine:
     return engine
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Somebody's work, and where its result is waited for."""
+
+    work: Work[Any]
+    durable: bool
+    future: asyncio.Future[Any]
+
+
 class _Group:
     """Whatever waits to be written to SQLite, written and committed together."""
 
-    def __init__(self, engine: Engine, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, engine: Engine, relaxed: Engine, pool: ThreadPoolExecutor) -> None:
         self.engine = engine
+        self._relaxed = relaxed  # commits without waiting for the disk
         self._pool = pool
-        self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], durable: bool) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append((work, future))
+        self._waiting.append(_Waiting(work, durable, future))
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush())
         return await asyncio.shield(future)
@@ -136,38 +158,36 @@ class _Group:
             del self._waiting[:GROUP_MOST]
             if not await self._commit(group):
                 for one in group:
-                    await self._commit([one], alone=True)
+                    await self._commit([one])
 
-    async def _commit(
-        self, group: list[tuple[Work[Any], asyncio.Future[Any]]], *, alone: bool = False
-    ) -> bool:
-        """Run and commit a group; False when one failed and each has to be run by itself."""
+    async def _commit(self, group: list[_Waiting]) -> bool:
+        """Run and commit a group; False when one of several failed and each has to be run by itself."""
         results: list[Any] = []
+        durable = any(one.durable for one in group)
         try:
-            with self.engine.connect() as connection:
+            with (self.engine if durable else self._relaxed).connect() as connection:
                 transaction = connection.begin()
                 try:
-                    results.extend(work(connection) for work, _ in group)
-                    await asyncio.get_running_loop().run_in_executor(self._pool, transaction.commit)
+                    results.extend(one.work(connection) for one in group)
+                    if durable:
+                        await asyncio.get_running_loop().run_in_executor(self._pool, transaction.commit)
+                    else:
+                        transaction.commit()
                 except BaseException:
                     transaction.rollback()
                     raise
         except Exception as error:
-            if len(group) > 1 and not alone:
+            if len(group) > 1:
                 return False
             failed = _unavailable(error) if isinstance(error, OperationalError) else error
-            for _, future in group:
-                _fail(future, failed)
+            if not group[0].future.done():
+                group[0].future.set_exception(failed)
             return True
-        for (_, future), result in zip(group, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for one, result in zip(group, results, strict=True):
+            if not one.future.done():
+                one.future.set_result(result)
         return True
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+        self._relaxed.dispose()
