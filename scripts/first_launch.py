@@ -304,7 +304,7 @@ def ssh_line(row: dict[str, Any], identity: Path | None, memory: Memory) -> str:
     memory.write("known_hosts", f"[{address}]:{port} {row['instanceRuntimeInfo']['sshHostKey']}\n")
     words = ["ssh", "-p", str(port), "-o", f"UserKnownHostsFile={memory.folder / 'known_hosts'}"]
     if identity:
-        words += ["-i", str(identity)]
+        words += ["-i", str(identity), "-o", "IdentitiesOnly=yes"]
     return shlex.join([*words, f"{row['instanceMetadata']['instanceUsername']}@{address}"])
 
 
@@ -333,7 +333,10 @@ def result(url: str, logins: list[dict[str, Any]], token: str, ssh: str, data_di
     ]
     if ssh:
         lines += ["", "Enter the first one:", "", ssh]
-    lines += ["", f"Passwords, keys and logs are in {data_dir}. scripts/up --stop ends the server."]
+    lines += [
+        "",
+        f"All of it is kept in {data_dir}. To end the server: scripts/up --stop --data-dir {data_dir}",
+    ]
     return "\n".join(lines)
 
 
