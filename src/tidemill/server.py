@@ -150,7 +150,8 @@ def _drivers(
             made[region.id] = _simulated(configuration.settings, clock)
         else:
             raise Misconfigured(
-                f"region {region.name!r}: there is no driver {region.driver!r}; there are docker and simulated"
+                f"region {region.name!r}: there is no driver {region.driver!r}; "
+                "there are docker and simulated"
             )
     if sum(region.driver == "docker" for region in regions) > 1:
         raise Misconfigured("only one region can use the docker driver of this machine")

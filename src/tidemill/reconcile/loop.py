@@ -92,9 +92,16 @@ class Loop:
 
     async def _listen(self) -> None:
         """Turn the driver's hints into rings of the bell."""
-        async for _ in self._driver.changes():
-            self._hinted = True
-            self._wake.set()
+        while True:
+            try:
+                async for _ in self._driver.changes():
+                    self._hinted = True
+                    self._wake.set()
+            except DriverError as error:
+                log.warning("the engine announces nothing", region=self._region_id, error=str(error))
+            except Exception:  # hints only save time; without them the beat and the full pass still look
+                log.exception("listening to the engine failed", region=self._region_id)
+            await self._clock.sleep(self._settings.beat)
 
     async def run_pass(self) -> None:
         """One pass: claim, look, and set a task to work for every instance that was claimed."""
