@@ -1,0 +1,345 @@
+"""Runs instances as containers of one Docker Engine. The rules are those of ``drivers/contract``.
+
+Each call does the next step towards what is wanted and may be asked again: a pull, a stop with
+its grace and the move of a system disk go on in the background and ring when they are through.
+What is kept in memory (pulls, probes, ends) only saves questions; names and labels of containers
+say all that must outlive the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+
+from aiodocker.exceptions import DockerError
+
+from tidemill.drivers.contract import (
+    Capabilities,
+    Device,
+    Driver,
+    Guest,
+    Node,
+    Refused,
+    Unreachable,
+    Workload,
+)
+from tidemill.drivers.docker import spec
+from tidemill.drivers.docker.containers import Containers
+from tidemill.drivers.docker.disks import GB, Disks
+from tidemill.drivers.docker.ends import Ends, InitScripts
+from tidemill.drivers.docker.engine import Engine
+from tidemill.drivers.docker.errors import in_contract_words
+from tidemill.drivers.docker.events import EngineEvents
+from tidemill.drivers.docker.files import Files
+from tidemill.drivers.docker.images import Pulls
+from tidemill.drivers.docker.logs import frames
+from tidemill.drivers.docker.networks import Networks
+from tidemill.drivers.docker.reach import Probes, probe_host
+from tidemill.drivers.docker.spec import Found
+from tidemill.drivers.hints import Hints
+from tidemill.model.observation import InstanceId, Phase, Seen
+
+
+class DockerDriver(Driver):
+    """One engine, one deployment. Connects at first use, so it can be made while Docker is down.
+
+    Args:
+        url: where the engine listens, ``unix:///var/run/docker.sock`` or ``tcp://host:port``.
+        deployment: the label on everything that is made; lower case letters, digits, dashes.
+        guest: what is mounted into every instance.
+        data_dir: instance files, data disks and their mounts go below it.
+        publish_address: the host's address that node ports are published on.
+        network_pool: IPv4 range in CIDR form from which each tenant gets a /24.
+        registries: user name and password by registry host (``docker.io`` for Docker Hub).
+        devices: the accelerators of the machine.
+        stop_grace: seconds that a stopping instance gets before it is killed.
+        node_name: what this machine is called in the catalogue.
+        pull_pauses: the first and the longest pause after a failed pull, in seconds.
+    """
+
+    capabilities = Capabilities(data_disks=True, logs=True, devices=True)
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        deployment: str,
+        guest: Guest,
+        data_dir: Path,
+        publish_address: str,
+        network_pool: str,
+        registries: Mapping[str, tuple[str, str]],
+        devices: Sequence[Device] = (),
+        stop_grace: float = 10.0,
+        node_name: str = "local",
+        pull_pauses: tuple[float, float] = (2.0, 120.0),
+    ) -> None:
+        data_dir = data_dir.absolute()
+        self._deployment = deployment
+        self._guest = guest
+        self._data_dir = data_dir
+        self._devices = tuple(devices)
+        self._node_name = node_name
+        self._hidden = (str(data_dir), str(guest.folder))
+        self._hints = Hints()
+        ring = self._hints.ring
+        self._engine = Engine(url)
+        self._files = Files(data_dir)
+        self._disks = Disks(data_dir)
+        self._networks = Networks(self._engine, deployment, network_pool)
+        self._pulls = Pulls(self._engine, registries, ring, pull_pauses)
+        self._probes = Probes(probe_host(publish_address), ring)
+        self._ends = Ends(self._engine)
+        self._init_scripts = InitScripts(self._engine, guest.init_exit_path, ring)
+        self._events = EngineEvents(self._engine, deployment, ring)
+        self._containers = Containers(
+            engine=self._engine,
+            networks=self._networks,
+            disks=self._disks,
+            files=self._files,
+            guest=guest,
+            deployment=deployment,
+            publish_address=publish_address,
+            stop_grace=stop_grace,
+        )
+        self._met: set[InstanceId] = set()  # instances that may have a container
+        self._working: dict[InstanceId, asyncio.Task[None]] = {}
+        self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def nodes(self) -> list[Node]:
+        with in_contract_words(self._hidden):
+            info = await self._engine.info()
+            disk = await asyncio.to_thread(self._disk_gb)
+        return [
+            Node(
+                name=self._node_name,
+                cpu=float(info["NCPU"]),
+                memory_mb=int(info["MemTotal"]) // spec.MIB,
+                disk_gb=disk,
+                devices=self._devices,
+            )
+        ]
+
+    async def observe(self) -> Mapping[InstanceId, Seen]:
+        # What is to be forgotten is taken before the listing: a start during it must not be.
+        old_probes, old_ends = self._probes.known(), self._ends.known()
+        old_scripts = self._init_scripts.known()
+        pulling = self._pulls.seen()
+        with in_contract_words(self._hidden):
+            newest: dict[InstanceId, Found] = {}
+            for found in await self._containers.all():
+                if found.id not in newest or newest[found.id].start < found.start:
+                    newest[found.id] = found
+            seen = await asyncio.gather(*(self._see(found) for found in newest.values()))
+        self._met.update(newest)
+        running = {(found.container, found.start) for found in newest.values() if found.runs}
+        self._probes.forget(old_probes - running)
+        self._ends.forget(old_ends - {(found.container, found.start) for found in newest.values()})
+        self._init_scripts.forget(old_scripts - {found.container for found in newest.values()})
+        return pulling | dict(zip(newest, seen, strict=True))
+
+    async def changes(self) -> AsyncIterator[None]:
+        self._events.follow()
+        async with aclosing(self._hints.listen()) as hints:
+            async for _ in hints:
+                yield
+
+    async def ensure_running(self, workload: Workload) -> None:
+        async with self._one_at_a_time(workload.id):
+            if self._is_busy(workload.id):
+                return
+            await self._write_files(workload)
+            async with self._networks.using(workload.tenant):
+                await self._bring_up(workload)
+
+    async def ensure_stopped(self, id: InstanceId) -> None:
+        async with self._one_at_a_time(id):
+            if self._is_busy(id):
+                return
+            self._pulls.forget(id)
+            for found in await self._containers.of(id):
+                if found.runs:
+                    self._work_on(id, self._containers.stop(found))
+
+    async def ensure_absent(self, id: InstanceId) -> None:
+        async with self._one_at_a_time(id):
+            self._pulls.forget(id)
+            work = self._working.pop(id, None)
+            if work is not None:
+                work.cancel()
+            gone = await self._containers.of(id)
+            for found in gone:
+                await self._containers.remove(found.container)
+            await self._disks.remove(id)
+            for tenant in {found.tenant for found in gone}:
+                await self._networks.remove_if_empty(tenant)
+            if not gone and await asyncio.to_thread(self._files.remains, id):
+                await self._networks.sweep()  # a crash may have come between container and network
+            if not gone or any(found.start > 1 for found in gone):
+                await self._containers.remove_system_images(id)
+            await asyncio.to_thread(self._files.remove, id)
+            self._met.discard(id)
+
+    async def logs(self, id: InstanceId, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        spec.checked_id(id)
+        params = {
+            "stdout": "1",
+            "stderr": "1",
+            "follow": "1" if follow else "0",
+            "tail": "all" if tail is None else str(tail),
+        }
+        try:
+            for found in await self._containers.of(id):
+                async with self._engine.stream(f"containers/{found.container}/logs", params) as body:
+                    async for chunk in frames(body):
+                        yield chunk
+        except DockerError as error:
+            if error.status not in {404, 409}:  # removed meanwhile, or being removed
+                raise Unreachable(f"The container engine failed: {error.message}") from error
+
+    async def close(self) -> None:
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for part in (self._events, self._pulls, self._probes, self._init_scripts, self._engine):
+            await part.close()
+
+    async def _bring_up(self, workload: Workload) -> None:
+        """The next step towards ``workload.start`` running, from whatever is there."""
+        fresh = workload.start == 1 and workload.id not in self._met
+        there = [] if fresh else await self._containers.of(workload.id)
+        if not there:
+            try:
+                await self._launch(workload)
+            except DockerError as error:
+                if not (fresh and error.status == 409):
+                    raise
+                there = await self._containers.of(workload.id)  # an earlier call had come that far
+                if not there:
+                    raise
+        if there:
+            await self._go_on(workload, there)
+
+    async def _launch(self, workload: Workload) -> None:
+        """A container where none is."""
+        container = await self._containers.create(workload)
+        if container is None:
+            self._pulls.want(workload.image, workload.id, workload.start)
+            return
+        self._pulls.forget(workload.id)
+        self._met.add(workload.id)
+        await self._containers.start(container, workload)
+        self._watch(container, workload)
+
+    async def _go_on(self, workload: Workload, there: list[Found]) -> None:
+        """From the containers that are ``there`` (of one instance, newest start last)."""
+        newest = there[-1]
+        if newest.start > workload.start:
+            return
+        if newest.is_going:
+            await self._containers.remove(newest.container)
+            return
+        is_this_start = newest.start == workload.start
+        if newest.runs and not is_this_start:
+            self._work_on(workload.id, self._containers.stop(newest))
+            return
+        for older in there[:-1]:  # its system disk was carried over; the move was cut short here
+            await self._containers.remove(older.container)
+        carried = newest.image.startswith(spec.system_image(self._deployment, workload.id))
+        if newest.runs:
+            if newest.starting:
+                await self._containers.finish_start(newest.container, workload)
+        elif is_this_start and not newest.starting:
+            if newest.state != "created":
+                return  # it ended; a new start number is to be asked for
+            await self._containers.start(newest.container, workload)
+        elif newest.state == "created" and not carried:
+            await self._containers.remove(newest.container)  # never ran, so there is nothing to keep
+            await self._launch(workload)
+            return
+        elif newest.shape != spec.shape(workload):
+            self._work_on(workload.id, self._containers.carry_over(newest, workload))
+            return
+        else:
+            await self._containers.start_again(newest, workload)
+        self._watch(newest.container, workload)
+
+    async def _see(self, found: Found) -> Seen:
+        init = self._init_scripts.exit_code(found.container) if found.has_init else None
+        if found.runs:
+            if found.has_init:
+                self._init_scripts.watch(found.container)
+            key = (found.container, found.start)
+            if found.ssh_port is not None:
+                self._probes.watch(key, found.ssh_port)
+            phase = Phase.REACHABLE if self._probes.reached(key) else Phase.STARTED
+            return Seen(found.start, phase, init_exit=init)
+        self._init_scripts.rest({found.container})
+        if found.state == "created" or found.starting:
+            return Seen(found.start, Phase.CREATED, init_exit=init)
+        end = await self._ends.of(found)
+        return Seen(
+            found.start,
+            Phase.EXITED,
+            reason=end.reason,
+            message=end.message,
+            exit_code=end.exit_code,
+            init_exit=init,
+        )
+
+    def _watch(self, container: str, workload: Workload) -> None:
+        for port in workload.ports:
+            if port.port == spec.SSH_PORT:
+                self._probes.watch((container, workload.start), port.node_port)
+        if workload.init_script:
+            self._init_scripts.watch(container)
+
+    async def _write_files(self, workload: Workload) -> None:
+        try:
+            files = self._guest.files(
+                authorized_keys=workload.authorized_keys,
+                host_key=workload.host_key,
+                init_script=workload.init_script,
+            )
+        except ValueError as error:
+            raise Refused(f"The instance's files could not be made: {error}") from error
+        await asyncio.to_thread(self._files.write, workload.id, files)
+
+    def _work_on(self, id: InstanceId, work: Coroutine[None, None, None]) -> None:
+        """Do ``work`` in the background; until it ends, other calls for ``id`` do nothing."""
+
+        async def run() -> None:
+            try:
+                await work
+            finally:
+                self._hints.ring()
+
+        self._working[id] = asyncio.create_task(run())
+
+    def _is_busy(self, id: InstanceId) -> bool:
+        """Whether background work for ``id`` goes on. Raises what it ended with."""
+        work = self._working.get(id)
+        if work is None:
+            return False
+        if not work.done():
+            return True
+        del self._working[id]
+        with suppress(asyncio.CancelledError):
+            work.result()
+        return False
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, id: InstanceId) -> AsyncGenerator[None]:
+        spec.checked_id(id)
+        async with self._locks.setdefault(id, asyncio.Lock()):
+            with in_contract_words(self._hidden):
+                yield
+
+    def _disk_gb(self) -> int:
+        folder = self._data_dir if self._data_dir.exists() else self._data_dir.parent
+        return shutil.disk_usage(folder).free // GB + self._disks.held_gb()
