@@ -72,6 +72,26 @@ def init(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     typer.echo(f"The data folder {configuration.settings.data_dir} is ready.")
 
 
+@app.command("add-user")
+def add_user(
+    username: Annotated[str, typer.Argument(help="What the user logs in with.")],
+    admin: Annotated[bool, typer.Option("--admin", help="Make it an administrator.")] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make another account and print its password, once."""
+    from tidemill import server
+    from tidemill.clock import SystemClock
+
+    try:
+        user, password = server.add_account(
+            _configuration(config, data_dir), SystemClock(), username, is_admin=admin
+        )
+    except TidemillError as error:
+        _fail(error)
+    typer.echo(f"user      {user.username}\npassword  {password}")
+
+
 @app.command()
 def guest(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     """Build what goes into every instance (ssh server, first process) from Debian packages."""

@@ -17,6 +17,7 @@ import uvicorn
 from sqlalchemy import Connection, insert, select
 
 from tidemill import logs
+from tidemill.actions.add_user import add_user
 from tidemill.actions.context import Context
 from tidemill.actions.first_login import ensure_first_logins
 from tidemill.actions.tokens import Tokens
@@ -25,6 +26,7 @@ from tidemill.catalogue import Machine, Tables
 from tidemill.clock import Clock, SystemClock
 from tidemill.drivers.contract import Device, Driver, DriverError, Node
 from tidemill.drivers.simulated.driver import SimulatedDriver
+from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured
 from tidemill.model.offer import Region
 from tidemill.reconcile.loop import Loop
@@ -104,6 +106,17 @@ def initialise(configuration: Configuration, clock: Clock) -> None:
     try:
         make_tokens(settings)
         ensure_first_logins(database, settings.data_dir, clock.now())
+    finally:
+        database.close()
+
+
+def add_account(
+    configuration: Configuration, clock: Clock, username: str, *, is_admin: bool
+) -> tuple[User, str]:
+    """Make an account in a deployment, beside a running server or without one."""
+    database = open_database(configuration.settings)
+    try:
+        return add_user(database, username, is_admin=is_admin, now=clock.now())
     finally:
         database.close()
 
