@@ -232,12 +232,17 @@ def test_a_number_without_a_fraction_is_whole() -> None:
         ([0], 'field "nodePorts[0]" must be a whole number between 1 and 65535'),
         ([80, 65536], 'field "nodePorts[1]" must be a whole number between 1 and 65535'),
         ([80, 81, 80], 'field "nodePorts[2]" is 80 again: each port only once'),
-        ([22], 'field "nodePorts[0]" is 22: ssh is always published, leave it out'),
+        ([22, 80, 22], 'field "nodePorts[2]" is 22 again: each port only once'),
         (list(range(1000, 1101)), 'field "nodePorts" may hold at most 100 ports'),
     ],
 )
 def test_ports(ports: list[int], message: str) -> None:
     assert refusal(GOOD | {"nodePorts": ports}) == message
+
+
+def test_the_ssh_port_may_be_asked_for_once_and_is_published_anyway() -> None:
+    order = parse(LaunchRequest, json.dumps(GOOD | {"nodePorts": [22, 80]}).encode()).to_order()
+    assert order.node_ports == (80,)
 
 
 @pytest.mark.parametrize(

@@ -143,10 +143,6 @@ class LaunchRequest(Request):
         if len(ports) > NODE_PORTS_MOST:
             raise refusal(BROKEN_RULE, rule=f"may hold at most {NODE_PORTS_MOST} ports")
         for index, port in enumerate(ports):
-            if port == SSH_PORT:
-                raise refusal(
-                    BROKEN_RULE, at=f"[{index}]", rule=f"is {port}: ssh is always published, leave it out"
-                )
             if port in ports[:index]:
                 raise refusal(BROKEN_RULE, at=f"[{index}]", rule=f"is {port} again: each port only once")
         return ports
@@ -187,7 +183,7 @@ class LaunchRequest(Request):
             region_id=self.region,
             charge_mode=ChargeMode(self.billing.chargeMode),
             duration=self.billing.duration,
-            node_ports=tuple(self.nodePorts),
+            node_ports=tuple(port for port in self.nodePorts if port != SSH_PORT),  # always published
             remote_storage_ids=tuple(storage.remoteStorageId for storage in self.remoteStorages),
             data_disk_gb=asked.extraDataDiskSizeDB,
             enable_common_data=asked.enableCommonData,
