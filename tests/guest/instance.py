@@ -40,9 +40,12 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -
 
 
 def docker(*arguments: str, input: bytes | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], input=input, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().strip()
+    done = subprocess.run(
+        ["docker", *arguments], input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    said = done.stdout.decode().strip()
+    assert done.returncode == 0, said
+    return said
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,19 @@ class Instance:
         docker("start", self.name)
         self.port = int(docker("port", self.name, "22/tcp").splitlines()[0].rsplit(":", 1)[1])
         self.known_hosts.write_text(known_hosts_line(self.host_key, "127.0.0.1", self.port) + "\n")
-        wait_until(self.answers, "the ssh server answers")
+        wait_until(lambda: self.answers() or not self.runs(), "the ssh server answers")
+        assert self.answers(), subprocess.run(
+            ["docker", "logs", self.name], capture_output=True, check=False
+        ).stderr.decode()
 
     def stop(self) -> float:
         """Stop it as ``docker stop`` does; return how many seconds that took."""
         before = time.monotonic()
         docker("stop", self.name)
         return time.monotonic() - before
+
+    def runs(self) -> bool:
+        return docker("inspect", "--format", "{{.State.Running}}", self.name) == "true"
 
     def answers(self) -> bool:
         try:
@@ -215,16 +224,23 @@ class Terminal:
 
     def expect(self, pattern: str) -> str:
         """Wait for what the pattern matches, and forget all up to its end."""
-        deadline = time.monotonic() + SECONDS
         while not (found := re.search(pattern, self.seen)):
-            readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))
-            assert readable, f"no {pattern!r} in {self.seen!r}"
-            try:
-                self.seen += re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", os.read(self._ours, 65536).decode())
-            except OSError:
-                raise AssertionError(f"ended without {pattern!r}: {self.seen!r}") from None
+            assert self._more(), f"ended without {pattern!r}: {self.seen!r}"
         self.seen = self.seen[found.end() :]
         return found[0]
 
     def returncode(self) -> int:
+        """Wait for its end, and return its exit status; what it still said is in ``seen``."""
+        while self._more():
+            pass
         return self._process.wait(timeout=SECONDS)
+
+    def _more(self) -> bool:
+        """Wait for more output; False at its end."""
+        readable, _, _ = select.select([self._ours], [], [], SECONDS)
+        assert readable, f"nothing more after {self.seen!r}"
+        try:
+            self.seen += re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", os.read(self._ours, 65536).decode())
+        except OSError:
+            return False
+        return True

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.guest.instance import ENV, SECONDS, Instance, Terminal, wait_until
+from tests.guest.instance import ENV, SECONDS, Instance, Terminal, docker, wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -102,16 +102,22 @@ def test_terminal_with_job_control(instance: Instance) -> None:
         assert "tty" not in hello.replace("stty -echo", "")
         terminal.type("tty; echo $TERM\r")
         terminal.expect(r"/dev/pts/\d+\s+xterm\s+ready> ")
-        terminal.type("sleep 300\r")
-        wait_until(lambda: "sleep 300" in instance.say("ps ax 2>/dev/null || ps"), "it sleeps")
+        terminal.type("cat\r")
+        wait_until(lambda: " cat" in docker("top", instance.name), "cat runs")
+        terminal.type("one\r")
+        terminal.expect("one")
         terminal.type("\x1a")
         terminal.expect(r"(?s)Stopped.*ready> ")
-        terminal.type("kill -9 %1; echo $PATH\r")
+        terminal.type("echo $PATH\r")
         assert ENV["PATH"] in terminal.expect(r"(?s)/opt/tools/bin:.*ready> ")
-        terminal.type("wait; jobs\r")
-        terminal.expect("(?s).*ready> ")
+        terminal.type("fg\r")
+        terminal.expect("cat")
+        terminal.type("two\r")
+        terminal.expect("two")
+        terminal.type("\x04")
+        terminal.expect("ready> ")
         terminal.type("exit 3\r")
-        assert terminal.returncode() == 3
+        assert terminal.returncode() == 3, terminal.seen
 
 
 def test_interrupt_key_reaches_the_command(instance: Instance) -> None:
