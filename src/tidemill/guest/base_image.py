@@ -40,9 +40,8 @@ def ensure(name: str = NAME) -> str:
     """
     if _engine_has(name):
         return name
-    sources = list(_sources(Path("/etc/apt")))
     with TemporaryFile() as told:
-        made = _start([*_mmdebstrap(), _RELEASE, "-", *sources], told)
+        made = _start([*_mmdebstrap(), _RELEASE, "-", *sources()], told)
         changes = [argument for change in _ENVIRONMENT for argument in ("--change", change)]
         try:
             taken = _docker("import", *changes, "-", f"{name}-unfinished", stdin=made.stdout)
@@ -76,7 +75,7 @@ def _mmdebstrap() -> list[str]:
     return command
 
 
-def _sources(apt: Path) -> Iterator[str]:
+def sources(apt: Path = Path("/etc/apt")) -> Iterator[str]:
     """The machine's own sources of this release, each as one ``deb`` line."""
     for file in (apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))):
         if file.is_file():
@@ -134,9 +133,7 @@ def _engine_has(name: str) -> bool:
     return bool(found.stdout.strip())
 
 
-def _docker(
-    *arguments: str, stdin: subprocess.Popen[bytes] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _docker(*arguments: str, stdin: IO[bytes] | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             ["docker", *arguments],

@@ -104,15 +104,10 @@ def _closure(roots: Sequence[str], options: Sequence[str]) -> tuple[tuple[str, s
 
 def _show(names: Sequence[str], options: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
     """Version and needed library packages of each package that apt knows."""
-    answer = subprocess.run(
-        ["apt-cache", *options, "show", "--no-all-versions", *names],
-        capture_output=True,
-        text=True,
-        env=_environment(),
-        check=False,  # it fails when one name is unknown, and tells of the others all the same
-    )
+    # It fails when one name is unknown, and tells of the others all the same.
+    answer = _run(["apt-cache", *options, "show", "--no-all-versions", *names], must_succeed=False)
     known: dict[str, tuple[str, list[str]]] = {}
-    for stanza in answer.stdout.split("\n\n"):
+    for stanza in answer.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line)
         if "Package" in fields and "Version" in fields:
             dependencies = fields.get("Pre-Depends", "").split(",") + fields.get("Depends", "").split(",")
@@ -125,22 +120,18 @@ def _show(names: Sequence[str], options: Sequence[str]) -> dict[str, tuple[str, 
     return known
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-
-
-def _run(command: list[str], cwd: Path | None = None) -> None:
+def _run(command: list[str], *, cwd: Path | None = None, must_succeed: bool = True) -> str:
+    """Run a program; return what it printed."""
+    environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        subprocess.run(
-            command, cwd=cwd, env=_environment(), check=True, capture_output=True, text=True, errors="replace"
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, check=False, capture_output=True, text=True, errors="replace"
         )
     except FileNotFoundError:
         raise Misconfigured(
             f"The guest cannot be built: there is no {command[0]} on this machine; it is built from Debian "
             "packages."
         ) from None
-    except subprocess.CalledProcessError as error:
-        raise Misconfigured(
-            f"The guest cannot be built: {command[0]} failed.",
-            detail=error.stderr,
-        ) from None
+    if must_succeed and done.returncode != 0:
+        raise Misconfigured(f"The guest cannot be built: {command[0]} failed.", detail=done.stderr)
+    return done.stdout
