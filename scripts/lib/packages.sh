@@ -19,7 +19,7 @@ PACKAGES_TO_RUN=(
     pgrep:procps
 )
 # shellcheck disable=SC2034
-PACKAGES_TO_TEST=("${PACKAGES_TO_RUN[@]}" git:git shellcheck:shellcheck)
+PACKAGES_TO_TEST=("${PACKAGES_TO_RUN[@]}" git:git rsync:rsync shellcheck:shellcheck)
 
 _missing_commands=()
 _missing_packages=()
