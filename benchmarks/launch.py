@@ -61,7 +61,7 @@ def wait_and_ssh(key: Key, port: int) -> None:
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
-            probe.settimeout(1)
+            probe.settimeout(0.1)  # the proxy may accept before the instance has its address
             if probe.recv(4) == b"SSH-":
                 break
         time.sleep(0.005)
