@@ -15,7 +15,7 @@ from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, stock
 from tidemill.actions.launch import _accept
 from tidemill.model.errors import Conflict, OutOfStock, Unavailable
 from tidemill.model.instance import Instance
-from tidemill.model.lifecycle import MOVES, STATES, Event, Keeps, State, move
+from tidemill.model.lifecycle import MOVES, STATES, Event, Keeps, State, Wanted, move
 from tidemill.settings import Settings
 from tidemill.store import instances, reservations
 from tidemill.store.database import Database
@@ -46,7 +46,7 @@ def check_books(connection: Connection, found: Instance) -> None:
     owned = connection.execute(
         select(func.count()).select_from(devices).where(devices.c.instance_id == found.id)
     ).scalar_one()
-    if row.keeps is Keeps.YES:
+    if row.keeps is Keeps.YES and row.wanted is Wanted.RUNNING:
         assert held is not None
     if row.keeps is Keeps.NO:
         assert held is None
@@ -151,6 +151,30 @@ def test_starting_again_needs_room(stocked: Stocked, clock: HandClock) -> None:
         stocked.database.run(lambda c: instances.record(c, stopped, Event.START, clock.now()))
     found = stocked.database.run(lambda c: instances.get(c, stopped.id))
     assert found == stopped
+
+
+def test_ending_what_holds_nothing_needs_no_room(stocked: Stocked, clock: HandClock) -> None:
+    """On a machine that is given out whole, a stopped or failed instance still ends (or stops)."""
+
+    def after(*happened: Event) -> Instance:
+        instance = launched(stocked, clock, type_id=GPU_TYPE.id)
+        for event in happened:
+            instance = stocked.database.run(
+                lambda c, i=instance, e=event: instances.record(c, i, e, clock.now())
+            )
+        return instance
+
+    ends = [
+        (after(Event.STOP, Event.EXITED), Event.TERMINATE),
+        (after(Event.REFUSED, Event.ABSENT), Event.TERMINATE),
+        (after(Event.REFUSED, Event.ABSENT), Event.STOP),
+    ]
+    for _ in range(2):
+        launched(stocked, clock, type_id=GPU_TYPE.id)
+    for instance, event in ends:
+        ended = stocked.database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
+        assert ended.state in {State.TERMINATING, State.STOPPING}
+        assert stocked.database.run(lambda c, i=ended: reservations.devices_of(c, i.id)) == []
 
 
 def test_the_range_of_node_ports_is_used_up_to_the_last(stocked: Stocked, clock: HandClock) -> None:

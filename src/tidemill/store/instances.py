@@ -169,7 +169,7 @@ def record(
         )
     if released:
         reservations.release(connection, instance.id)
-    elif after.keeps is Keeps.YES and before.keeps is not Keeps.YES:
+    elif after.wanted is Wanted.RUNNING and before.wanted is not Wanted.RUNNING:
         reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
     if cell.to is State.RELEASED:
         reservations.release_ports(connection, instance.id)
