@@ -3,6 +3,8 @@
 
 UV_VERSION='uv>=0.13,<1'
 uv="uv"
+# Some machines set it; then every start of the server compiles it anew, and takes three times as long.
+unset PYTHONDONTWRITEBYTECODE
 
 _uv_home() {
     printf '%s/tidemill/uv' "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}"
