@@ -46,24 +46,17 @@ def test_an_update_without_news_changes_nothing(guest: InstalledGuest) -> None:
     assert _snapshot(guest.folder) == before
 
 
-def test_an_older_recipes_guest_is_left_where_it_is(guest: InstalledGuest, tmp_path: Path) -> None:
+def test_two_at_once_make_one_and_leave_an_older_one_alone(guest: InstalledGuest, tmp_path: Path) -> None:
     older = tmp_path / "guest-000000000000-000000000000"
     (older / "bin").mkdir(parents=True)
-    built = build(tmp_path)
-    assert built.name == guest.folder.name
-    assert (older / "bin").is_dir()
-
-
-def test_two_at_once_make_one(tmp_path: Path) -> None:
-    program = (
-        f"from pathlib import Path; from tidemill.guest.build import build; build(Path({str(tmp_path)!r}))"
-    )
+    program = "import sys, pathlib, tidemill.guest.build as b; b.build(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(tmp_path)]
     with ThreadPoolExecutor() as pool:
-        done = list(
-            pool.map(lambda _: subprocess.run([sys.executable, "-c", program], check=False), range(2))
-        )
+        done = list(pool.map(lambda _: subprocess.run(command, check=False), range(2)))
     assert [one.returncode for one in done] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == [build(tmp_path).name]
+    assert build(tmp_path) == tmp_path / guest.folder.name
+    assert {path.name for path in tmp_path.iterdir()} == {older.name, guest.folder.name}
+    assert (older / "bin").is_dir()
 
 
 def test_without_apt_it_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,29 @@ def test_everybody_is_asked_to_end_before_they_must(launch: Launch) -> None:
         assert instance.say("cat /root/asked") == "asked\n"
 
 
+FILL = b"""
+import os, time
+try:
+    while os.fork():
+        pass
+except OSError:
+    print("full", flush=True)
+time.sleep(4)
+"""
+
+
+def test_an_instance_full_of_processes_goes_on_afterwards(launch: Launch, tmp_path: Path) -> None:
+    other = Person.with_new_key(tmp_path)
+    started = "{{.State.StartedAt}} {{.RestartCount}}"
+    with launch("debian", options=["--pids-limit", "40"]) as instance:
+        before = docker("inspect", "--format", started, instance.name)
+        assert instance.say("python3 -", input=FILL) == "full\n"
+        instance.give(instance.person.public_line, other.public_line)
+        wait_until(lambda: _enters(instance, other), "all is as before")
+        assert docker("inspect", "--format", started, instance.name) == before
+        assert instance.stop() < 3
+
+
 def test_other_signals_do_not_end_it(launch: Launch) -> None:
     with launch("nothing") as instance:
         for signal in ("HUP", "USR1", "USR2", "QUIT", "WINCH"):

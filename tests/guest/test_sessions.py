@@ -14,9 +14,8 @@ from tests.guest.instance import ENV, SECONDS, Instance, Terminal, docker, wait_
 pytestmark = pytest.mark.docker
 
 
-@pytest.mark.parametrize("code", [0, 1, 42, 255])
-def test_exit_status(instance: Instance, code: int) -> None:
-    assert instance.ssh(f"exit {code}").returncode == code
+def test_exit_status(instance: Instance) -> None:
+    assert [instance.ssh(f"exit {code}").returncode for code in (0, 1, 42)] == [0, 1, 42]
 
 
 def test_death_by_a_signal_is_not_success(instance: Instance) -> None:
