@@ -58,6 +58,7 @@ _TAKE = (
         cpu_used=nodes.c.cpu_used + bindparam("cpu"), memory_used=nodes.c.memory_used + bindparam("memory")
     )
 )
+_RESERVE = insert(reservations)
 _GIVE_BACK = (
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
@@ -109,20 +110,24 @@ def rooms(connection: Connection, gpu_name: str) -> dict[str, list[Room]]:
     return found
 
 
-def reserve(connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str) -> None:
-    """Give the instance its share of the node; nothing happens when it has it. Raises OutOfStock."""
+def reserve_again(connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str) -> None:
+    """As :func:`reserve`, for an instance that may have its share still: then nothing happens."""
     held = connection.execute(
         select(reservations.c.node_id).where(reservations.c.instance_id == instance_id)
     ).first()
-    if held is not None:
-        return
+    if held is None:
+        reserve(connection, instance_id, node_id, need, gpu_name)
+
+
+def reserve(connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str) -> None:
+    """Give the instance its share of the node. Raises OutOfStock."""
     taken = connection.execute(_TAKE, {"node": node_id, "cpu": need.cpu_milli, "memory": need.memory_mb})
     if taken.rowcount != 1:
         raise OutOfStock(
             "The machine that holds this instance's disks has no room for it now; try again later"
         )
     connection.execute(
-        insert(reservations),
+        _RESERVE,
         {
             "instance_id": instance_id,
             "node_id": node_id,
