@@ -31,10 +31,13 @@ def bash(script: str, *arguments: object, **environment: str) -> subprocess.Comp
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     """A process that nobody may touch."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    program = "import time; print('here', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"  # before that it may still bear our name
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_daemon_holds_neither_pipe_nor_descriptor_nor_session(tmp_path: Path) -> None:
