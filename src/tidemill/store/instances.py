@@ -170,7 +170,9 @@ def record(
     if released:
         reservations.release(connection, instance.id)
     elif after.wanted is Wanted.RUNNING and before.wanted is not Wanted.RUNNING:
-        reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
+        reservations.reserve_again(
+            connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name
+        )
     if cell.to is State.RELEASED:
         reservations.release_ports(connection, instance.id)
     return changed
