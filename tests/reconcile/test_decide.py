@@ -146,7 +146,9 @@ def test_what_is_seen_of_an_older_start_is_no_news_of_this_one(
     instance = replace(instance, start=older + 1)
     plan = decide(instance, Seen(older, phase), START, SETTINGS)
     assert plan.happened is None
-    waiting = instance.not_before is not None and instance.not_before > START
+    waiting = instance.not_before is not None and START < instance.not_before <= START + timedelta(
+        seconds=SETTINGS.restart_pause_most
+    )
     assert plan.call is (None if waiting else Wanted.RUNNING)
 
 

@@ -63,9 +63,14 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     again = _look_again(instance, seen, now, settings)
     if wanted is Wanted.STOPPED:
         return _keep_stopped(instance, seen, learned, again)
-    if instance.not_before is not None and now < instance.not_before:
+    if instance.not_before is not None and _is_pausing(instance.not_before, now, settings):
         return Plan(learned=learned, look_again=min(instance.not_before, again or instance.not_before))
     return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)
+
+
+def _is_pausing(until: datetime, now: datetime, settings: Settings) -> bool:
+    """A pause longer than any can be is from before the clock was set back, and over."""
+    return now < until <= now + timedelta(seconds=settings.restart_pause_most)
 
 
 def _keep_stopped(

@@ -8,6 +8,7 @@ only saves work; after a restart everything counts as changed once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
@@ -24,7 +25,7 @@ from tidemill.model.observation import InstanceId, Phase, Seen
 from tidemill.reconcile.decide import NOT_RUNNING
 from tidemill.reconcile.nodes import register_nodes
 from tidemill.reconcile.orphans import Orphans
-from tidemill.reconcile.step import Stepper
+from tidemill.reconcile.step import PATIENCE, Stepper
 from tidemill.settings import Settings
 from tidemill.store import instances
 from tidemill.store.database import Database
@@ -105,24 +106,30 @@ class Loop:
 
     async def run_pass(self) -> None:
         """One pass: claim, look, and set a task to work for every instance that was claimed."""
+        claimed: list[Instance] = []
         try:
-            ids = await self._changed()
+            self._missed = ids = await self._changed()  # missed until they are claimed
             batch = set(islice(ids, CLAIM_MOST))
+            busy = set(self._working)
             claimed = await self._claim(batch)
             # What is claimed is looked at after it was claimed, so that nobody moves it in between.
-            seen = await self._driver.observe() if claimed else dict[InstanceId, Seen]()
-        except DriverError as error:
-            log.warning("the engine gives no answer", region=self._region_id, error=str(error))
+            seen = await self._observe() if claimed else dict[InstanceId, Seen]()
+        except (DriverError, TimeoutError) as error:
+            why = str(error) or "it did not answer in time"
+            log.warning("the engine gives no answer", region=self._region_id, error=why)
             self._hinted = True
+            await self._give_back(claimed)
             return
         except Unavailable as error:
             log.error("the database gives no answer", error=error.detail or error.message)
             return
         # Claims are limited, and what is being worked on cannot be claimed: look at those again.
-        full = len(claimed) + len(self._working) >= self._settings.driver_calls
-        self._missed = {id for id in ids if full or id in self._working or id not in batch} - {
+        full = len(claimed) + len(busy) >= self._settings.driver_calls
+        self._missed = {id for id in ids if full or id in busy or id not in batch} - {
             row.id for row in claimed
         }
+        if (self._missed & busy) - self._working.keys():  # done meanwhile: nobody else rings for them
+            self._wake.set()
         for instance in claimed:
             if instance.id in seen:
                 self._last[instance.id] = seen[instance.id]
@@ -140,15 +147,34 @@ class Loop:
             return ids
         self._hinted = False
         if full:
-            await register_nodes(self._database, self._settings, self._region_id, self._driver)
-        seen = await self._driver.observe()
+            async with asyncio.timeout(self._settings.lease * PATIENCE):
+                await register_nodes(self._database, self._settings, self._region_id, self._driver)
+        seen = await self._observe()
         ids.update(id for id in seen.keys() | self._last.keys() if seen.get(id) != self._last.get(id))
         if full:
             wanted = await self._database.read_much(lambda c: instances.wanted(c, [self._region_id]))
             ids.update(id for id, want in wanted.items() if not _is_as_wanted(want, seen.get(id)))
-            await self._orphans.remove(seen.keys() - wanted.keys())
+            ids.update(await self._database.read_much(lambda c: instances.awake(c, [self._region_id])))
+            strange = seen.keys() - wanted.keys()
+            others = await self._database.read_much(lambda c: instances.unreleased(c, strange))
+            await self._orphans.remove(strange - others)
             self._full_at = now
         return ids
+
+    async def _observe(self) -> Mapping[InstanceId, Seen]:
+        async with asyncio.timeout(self._settings.lease * PATIENCE):
+            return await self._driver.observe()
+
+    async def _give_back(self, claimed: list[Instance]) -> None:
+        """Let go of what was claimed and could not be looked at; it is as due as it was."""
+
+        def work(connection: Connection) -> None:
+            for instance in claimed:
+                instances.settle(connection, instance.id, self._owner, instance.version, instance.due_at)
+
+        if claimed:
+            with suppress(Unavailable):  # the leases run out by themselves
+                await self._database.write(work, durable=False)
 
     async def _claim(self, ids: set[InstanceId]) -> list[Instance]:
         free = self._settings.driver_calls - len(self._working)
@@ -172,7 +198,18 @@ class Loop:
         return [instance for instance in claimed if instance.id not in self._working]
 
     async def _work(self, instance: Instance, seen: Seen | None) -> None:
-        """Take one instance a step further, then give its lease back."""
+        """Take one instance a step further, give its lease back, and ring when there is more to do."""
+        try:
+            due = await self._step(instance, seen)
+        finally:
+            del self._working[instance.id]
+        if due is not None:
+            wait = (due - self._clock.now()).total_seconds()
+            asyncio.get_running_loop().call_later(max(wait, SOON), self._wake.set)
+        if self._missed or len(self._working) >= self._settings.driver_calls - 1:
+            self._wake.set()
+
+    async def _step(self, instance: Instance, seen: Seen | None) -> datetime | None:
         due: datetime | None = self._clock.now()
         version = instance.version
         try:
@@ -193,13 +230,7 @@ class Loop:
             )
         except Unavailable as error:  # the lease runs out by itself
             log.error("the database gives no answer", error=error.detail or error.message)
-        finally:
-            del self._working[instance.id]
-        if due is not None:
-            wait = (due - self._clock.now()).total_seconds()
-            asyncio.get_running_loop().call_later(max(wait, SOON), self._wake.set)
-        if self._missed or len(self._working) >= self._settings.driver_calls - 1:
-            self._wake.set()
+        return due
 
 
 def _is_as_wanted(wanted: Wanted, seen: Seen | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from tidemill.clock import Clock
 from tidemill.drivers.contract import Driver, DriverError
 from tidemill.model.observation import InstanceId
+from tidemill.reconcile.step import PATIENCE
 from tidemill.settings import Settings
 
 log = structlog.get_logger("reconcile")
@@ -35,8 +37,9 @@ class Orphans:
                 log.warning("found something of ours that no instance wants", instance=id)
                 continue
             try:
-                await self._driver.ensure_absent(id)
-            except DriverError as error:
+                async with asyncio.timeout(self._settings.lease * PATIENCE):
+                    await self._driver.ensure_absent(id)
+            except (DriverError, TimeoutError) as error:
                 log.warning("an orphan could not be removed", instance=id, error=str(error))
             else:
                 log.warning("removed an orphan", instance=id)

@@ -24,6 +24,7 @@ from tidemill.store.database import Database
 log = structlog.get_logger("reconcile")
 
 STEPS_MOST = 6
+PATIENCE = 0.8  # of a lease: the longest that one call of a driver may take
 
 
 class Stepper:
@@ -56,25 +57,29 @@ class Stepper:
         again = None if plan.then is not None else plan.look_again
         before = instance.state
         try:
-            async with asyncio.timeout(self._settings.lease * 0.8):
+            async with asyncio.timeout(self._settings.lease * PATIENCE):
                 instance = await self._ask(instance, plan)
         except Refused as error:
             instance = await self._failed(instance, Event.REFUSED, "Refused", str(error))
+            again = self._at_the_beat()
         except NoRoom as error:
             instance = await self._failed(instance, Event.NO_ROOM, "NoRoom", str(error))
+            again = self._at_the_beat()
         except (Unreachable, TimeoutError) as error:
             why = str(error) or "it did not answer in time"
             log.warning("the engine gives no answer", instance=instance.id, wanted=plan.call, error=why)
-            if instance.reason != "EngineUnreachable":
-                instance = await self._write_note(
-                    instance,
-                    reason="EngineUnreachable",
-                    message="The machine gives no answer at present; it is being tried again",
-                )
-            again = self._clock.now() + timedelta(seconds=self._settings.beat)
+            instance = await self._say(
+                instance,
+                "EngineUnreachable",
+                "The machine gives no answer at present; it is being tried again",
+            )
+            again = self._at_the_beat()
         if instance.state is not before and plan.then is None:  # it failed: what it held is to be freed
             again = self._clock.now()
         return instance, again
+
+    def _at_the_beat(self) -> datetime:
+        return self._clock.now() + timedelta(seconds=self._settings.beat)
 
     async def _ask(self, instance: Instance, plan: Plan) -> Instance:
         """One driver call, and what follows from its success."""
@@ -97,9 +102,13 @@ class Stepper:
         log.warning("the engine refused", instance=instance.id, reason=reason, error=message)
         if move(instance.state, event) is not None:
             return await self._record(instance, Happened(event, reason, message))
-        if (instance.reason, instance.message) != (reason, message):
-            return await self._write_note(instance, reason=reason, message=message)
-        return instance
+        return await self._say(instance, reason, message)
+
+    async def _say(self, instance: Instance, reason: str, message: str) -> Instance:
+        """Show why it does not go on; that it is overdue, once said, stays, or it would be found again."""
+        if instance.reason == "Overdue" or (instance.reason, instance.message) == (reason, message):
+            return instance
+        return await self._write_note(instance, reason=reason, message=message)
 
     async def _record(self, instance: Instance, happened: Happened) -> Instance:
         now = self._clock.now()

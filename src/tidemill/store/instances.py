@@ -47,8 +47,6 @@ _SETTLE = (
     )
 )
 
-AT_REST = tuple(state.value for state, row in STATES.items() if row.deadline is None)
-
 
 class Stale(Exception):
     """The row changed since it was read: read it again and decide anew."""
@@ -302,11 +300,22 @@ def let_go(connection: Connection, owner: str) -> None:
 
 
 def awake(connection: Connection, regions: Sequence[str]) -> list[str]:
-    """Instances on the way from one state to another, whatever their due time says."""
+    """Instances that something is owed to, whenever: a clock that was set back puts due times far away."""
     return list(
         connection.execute(
             select(instances.c.id).where(
-                instances.c.region_id.in_(list(regions)), instances.c.state.not_in(AT_REST)
+                instances.c.region_id.in_(list(regions)), instances.c.due_at.is_not(None)
+            )
+        ).scalars()
+    )
+
+
+def unreleased(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of ``ids`` that are instances, in whatever region, and not Released."""
+    return set(
+        connection.execute(
+            select(instances.c.id).where(
+                instances.c.id.in_(list(ids)), instances.c.state != State.RELEASED.value
             )
         ).scalars()
     )
