@@ -170,4 +170,6 @@ class Containers:
 
 
 def _says_no_network(error: DockerError) -> bool:
-    return error.status == 404 and "network" in error.message.lower()
+    """There is none of that name, or there are two."""
+    message = error.message.lower()
+    return "network" in message and (error.status == 404 or "is ambiguous" in message)

@@ -165,5 +165,9 @@ async def _run(program: str, *arguments: str) -> tuple[int, str]:
         raise Refused(
             f"The machine has no {program}; its operator should install e2fsprogs and mount"
         ) from None
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # cancelled
+            process.kill()
     return process.returncode or 0, output.decode("utf-8", "replace").strip()[-500:]

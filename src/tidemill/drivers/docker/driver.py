@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from aiodocker.exceptions import DockerError
@@ -42,6 +42,8 @@ from tidemill.drivers.docker.reach import Probes, probe_host
 from tidemill.drivers.docker.spec import Found
 from tidemill.drivers.hints import Hints
 from tidemill.model.observation import InstanceId, Phase, Seen
+
+CLOSE_SECONDS = 10.0  # how long calls under way are waited for at the end
 
 
 class DockerDriver(Driver):
@@ -107,6 +109,7 @@ class DockerDriver(Driver):
             stop_grace=stop_grace,
         )
         self._met: set[InstanceId] = set()  # instances that may have a container
+        self._calls: set[asyncio.Task[None]] = set()
         self._working: dict[InstanceId, asyncio.Task[None]] = {}
         self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -149,40 +152,13 @@ class DockerDriver(Driver):
                 yield
 
     async def ensure_running(self, workload: Workload) -> None:
-        async with self._one_at_a_time(workload.id):
-            if self._is_busy(workload.id):
-                return
-            await self._write_files(workload)
-            async with self._networks.using(workload.tenant):
-                await self._bring_up(workload)
+        await self._to_the_end(workload.id, lambda: self._run(workload))
 
     async def ensure_stopped(self, id: InstanceId) -> None:
-        async with self._one_at_a_time(id):
-            if self._is_busy(id):
-                return
-            self._pulls.forget(id)
-            for found in await self._containers.of(id):
-                if found.runs:
-                    self._work_on(id, self._containers.stop(found))
+        await self._to_the_end(id, lambda: self._stop(id))
 
     async def ensure_absent(self, id: InstanceId) -> None:
-        async with self._one_at_a_time(id):
-            self._pulls.forget(id)
-            work = self._working.pop(id, None)
-            if work is not None:
-                work.cancel()
-            gone = await self._containers.of(id)
-            for found in gone:
-                await self._containers.remove(found.container)
-            await self._disks.remove(id)
-            for tenant in {found.tenant for found in gone}:
-                await self._networks.remove_if_empty(tenant)
-            if not gone and await asyncio.to_thread(self._files.remains, id):
-                await self._networks.sweep()  # a crash may have come between container and network
-            if not gone or any(found.start > 1 for found in gone):
-                await self._containers.remove_system_images(id)
-            await asyncio.to_thread(self._files.remove, id)
-            self._met.discard(id)
+        await self._to_the_end(id, lambda: self._remove(id))
 
     async def logs(self, id: InstanceId, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         spec.checked_id(id)
@@ -202,12 +178,47 @@ class DockerDriver(Driver):
                 raise Unreachable(f"The container engine failed: {error.message}") from error
 
     async def close(self) -> None:
-        tasks = list(self._working.values())
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=CLOSE_SECONDS)
+        tasks = [*self._calls, *self._working.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for part in (self._events, self._pulls, self._probes, self._init_scripts, self._engine):
             await part.close()
+
+    async def _run(self, workload: Workload) -> None:
+        if self._is_busy(workload.id):
+            return
+        await self._write_files(workload)
+        async with self._networks.using(workload.tenant):
+            await self._bring_up(workload)
+
+    async def _stop(self, id: InstanceId) -> None:
+        if self._is_busy(id):
+            return
+        self._pulls.forget(id)
+        for found in await self._containers.of(id):
+            if found.runs:
+                self._work_on(id, self._containers.stop(found))
+
+    async def _remove(self, id: InstanceId) -> None:
+        self._pulls.forget(id)
+        work = self._working.pop(id, None)
+        if work is not None:
+            work.cancel()
+        gone = await self._containers.of(id)
+        for found in gone:
+            await self._containers.remove(found.container)
+        await self._disks.remove(id)
+        for tenant in {found.tenant for found in gone}:
+            await self._networks.remove_if_empty(tenant)
+        if not gone and await asyncio.to_thread(self._files.remains, id):
+            await self._networks.sweep()  # a crash may have come between container and network
+        if not gone or any(found.start > 1 for found in gone):
+            await self._containers.remove_system_images(id)
+        await asyncio.to_thread(self._files.remove, id)
+        self._met.discard(id)
 
     async def _bring_up(self, workload: Workload) -> None:
         """The next step towards ``workload.start`` running, from whatever is there."""
@@ -333,12 +344,22 @@ class DockerDriver(Driver):
             work.result()
         return False
 
-    @asynccontextmanager
-    async def _one_at_a_time(self, id: InstanceId) -> AsyncGenerator[None]:
+    async def _to_the_end(self, id: InstanceId, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work``, one at a time for ``id``, and to its end even when the caller gives up.
+
+        So a repeat never meets the half of an earlier call that is still under way.
+        """
         spec.checked_id(id)
-        async with self._locks.setdefault(id, asyncio.Lock()):
-            with in_contract_words(self._hidden):
-                yield
+
+        async def run() -> None:
+            async with self._locks.setdefault(id, asyncio.Lock()):
+                with in_contract_words(self._hidden):
+                    await work()
+
+        call = asyncio.create_task(run())
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        await asyncio.shield(call)
 
     def _disk_gb(self) -> int:
         folder = self._data_dir if self._data_dir.exists() else self._data_dir.parent

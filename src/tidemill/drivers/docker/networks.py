@@ -59,6 +59,7 @@ class Networks:
                 rows = await self._engine.list_networks()
                 if not any(row["Name"] == name for row in rows):
                     await self._create(name, tenant, rows)
+                await self._remove_doubles(name, rows)
             self._there.add(tenant)
 
     async def remove_if_empty(self, tenant: str) -> None:
@@ -72,11 +73,9 @@ class Networks:
             if tenant in self._users:  # while we looked; it counts on the network being there
                 return
             self._there.discard(tenant)
-            try:
-                await self._engine.remove_network(network_name(self._deployment, tenant))
-            except DockerError as error:
-                if error.status not in {403, 404}:  # 403: somebody joined it; 404: gone already
-                    raise
+            for row in await self._engine.list_networks():
+                if row["Name"] == network_name(self._deployment, tenant):
+                    await self._remove(row["Id"])
 
     async def sweep(self) -> None:
         """Remove every network of this deployment that has no members; repairs what a crash left."""
@@ -84,6 +83,19 @@ class Networks:
             labels: dict[str, str] = row.get("Labels") or {}
             if labels.get(DEPLOYMENT) == self._deployment and TENANT in labels:
                 await self.remove_if_empty(labels[TENANT])
+
+    async def _remove_doubles(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """The engine lets two networks have one name when they are made at once; the older counts."""
+        same = sorted((row["Created"], row["Id"]) for row in rows if row["Name"] == name)
+        for _, id in same[1:]:
+            await self._remove(id)
+
+    async def _remove(self, id: str) -> None:
+        try:
+            await self._engine.remove_network(id)
+        except DockerError as error:
+            if error.status not in {403, 404}:  # 403: somebody joined it; 404: gone already
+                raise
 
     async def _create(self, name: str, tenant: str, rows: Iterable[dict[str, Any]]) -> None:
         tried = 0
