@@ -322,6 +322,7 @@ class Awkward(SimulatedDriver):
     """What an engine may do besides the dials: refuse to end something, hang, or be cut off."""
 
     refuses_ends = ""
+    ends_unanswered = ""
     hangs = False
     cut_off = False
     observed_well = 10**9  # how many more listings succeed
@@ -340,6 +341,8 @@ class Awkward(SimulatedDriver):
         await super().ensure_running(workload)
 
     async def ensure_stopped(self, id: InstanceId) -> None:
+        if self.ends_unanswered:
+            raise Unreachable(self.ends_unanswered)
         if self.refuses_ends:
             raise Refused(self.refuses_ends)
         await super().ensure_stopped(id)
@@ -394,6 +397,25 @@ async def test_a_failed_one_that_the_engine_will_not_stop_is_not_forgotten(
 
     assert held() == 1
     await house.until(loop, lambda: held() == 0)
+
+
+async def test_why_it_failed_is_still_said_after_trouble_with_freeing_what_it_held(
+    awkward: tuple[House, Awkward],
+) -> None:
+    house, driver = awkward
+    for trouble, ends in (("", "busy"), ("away", "")):
+        driver.dials.refuses = "the image has no config"
+        driver.refuses_ends = ends
+        loop, id = house.loop(), house.launch()
+        await house.until_state(loop, id, State.INITIALIZATION_FAILED)
+        driver.ends_unanswered = trouble
+        for _ in range(3):
+            house.clock.pass_by(house.settings.beat)
+            await loop.run_pass()
+            await settle(loop)
+        driver.refuses_ends = driver.ends_unanswered = driver.dials.refuses = ""
+        await house.until(loop, lambda id=id: house.get(id).due_at is None)
+        assert (house.get(id).reason, house.get(id).message) == ("Refused", "the image has no config")
 
 
 async def test_a_call_that_is_cut_off_blocks_neither_its_instance_nor_the_loop(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from tidemill.clock import Clock
 from tidemill.drivers.contract import Device, Driver, NoRoom, Port, Refused, Unreachable, Workload
 from tidemill.model.instance import Instance
-from tidemill.model.lifecycle import Event, Wanted, move
+from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, move
 from tidemill.model.observation import Seen
 from tidemill.reconcile.decide import Happened, Plan, decide
 from tidemill.settings import Settings
@@ -94,7 +94,7 @@ class Stepper:
             await self._driver.ensure_absent(instance.id)
         if plan.then is not None:
             instance = await self._record(instance, Happened(plan.then))
-        if instance.reason == "EngineUnreachable":
+        if instance.reason == "EngineUnreachable" or (instance.state is State.RUNNING and instance.reason):
             instance = await self._write_note(instance, reason="", message="")
         return instance
 
@@ -105,8 +105,13 @@ class Stepper:
         return await self._say(instance, reason, message)
 
     async def _say(self, instance: Instance, reason: str, message: str) -> Instance:
-        """Show why it does not go on; that it is overdue, once said, stays, or it would be found again."""
-        if instance.reason == "Overdue" or (instance.reason, instance.message) == (reason, message):
+        """Show why it does not go on.
+
+        Why it failed stays, and so does that it is overdue, which would else be found again.
+        """
+        failed = STATES[instance.state].keeps is Keeps.UNTIL_SEEN_STOPPED
+        stays = instance.reason == "Overdue" or (failed and instance.reason)
+        if stays or (instance.reason, instance.message) == (reason, message):
             return instance
         return await self._write_note(instance, reason=reason, message=message)
 
