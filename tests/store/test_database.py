@@ -69,6 +69,41 @@ async def test_a_full_disk_is_said_and_nothing_is_lost(database: Database) -> No
     }
 
 
+async def test_an_error_shows_no_values(database: Database) -> None:
+    """Values are init scripts, keys and hashes; errors end up in logs."""
+
+    def twice(connection: Connection) -> None:
+        for _ in range(2):
+            connection.execute(insert(facts), {"name": "one", "value": "very-secret"})
+
+    with pytest.raises(IntegrityError) as raised:
+        await database.write(twice)
+    assert "very-secret" not in str(raised.value)
+
+
+async def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "damaged.db"
+    file.write_bytes(b"this was a database once " * 400)
+    database = Database(f"sqlite:///{file}")
+    try:
+        with pytest.raises(Unavailable) as raised:
+            migrate(database)
+        assert "not a database" in raised.value.detail
+        with pytest.raises(Unavailable):
+            await database.read(lambda c: c.execute(select(facts)).all())
+        with pytest.raises(Unavailable):
+            await database.write(lambda c: put(c, "one"))
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("url", ["garbage", "nosuch://someone:very-secret@host/x", "mysql+nosuch://h/x"])
+def test_a_url_that_leads_nowhere_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(Misconfigured, match="database_url") as raised:
+        Database(url)
+    assert "secret" not in raised.value.message + raised.value.detail
+
+
 def test_the_migrations_give_the_schema_that_the_code_expects(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))

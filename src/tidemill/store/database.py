@@ -21,16 +21,21 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InternalError, OperationalError
 from sqlalchemy.pool import QueuePool
 
-from tidemill.model.errors import Unavailable
+from tidemill.model.errors import Misconfigured, Unavailable
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 GROUP_MOST = 32
 THREADS = 4
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Whether the database itself is in trouble; SQLite says so of a damaged file by the bare class."""
+    return isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
 
 
 def _unavailable(error: DBAPIError) -> Unavailable:
@@ -42,9 +47,22 @@ def _unavailable(error: DBAPIError) -> Unavailable:
 
 
 class Database:
-    """A database. Raises Unavailable when it gives no answer or its disk is full."""
+    """A database. Raises Unavailable when it gives no answer, is damaged, or its disk is full.
+
+    Made from a SQLAlchemy URL. Raises Misconfigured for one that leads nowhere.
+    """
 
     def __init__(self, url: str) -> None:
+        try:
+            self._open(url)
+        except (ArgumentError, ImportError) as error:  # the URL may hold a password: not shown
+            raise Misconfigured(
+                "setting database_url is no URL of a database this version knows "
+                "(sqlite:///..., postgresql://...)",
+                detail=type(error).__name__,
+            ) from None
+
+    def _open(self, url: str) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
@@ -54,7 +72,7 @@ class Database:
                 _sqlite(url, "BEGIN IMMEDIATE"), _sqlite(url, "BEGIN IMMEDIATE", "NORMAL"), self._pool
             )
         else:
-            self.engine = create_engine(url, pool_size=THREADS, pool_pre_ping=True)
+            self.engine = create_engine(url, pool_size=THREADS, pool_pre_ping=True, hide_parameters=True)
             self._group = None
 
     async def write(self, work: Work[T], *, durable: bool = True) -> T:
@@ -85,8 +103,10 @@ class Database:
         try:
             with engine.begin() as connection:
                 return work(connection)
-        except OperationalError as error:
-            raise _unavailable(error) from error
+        except DatabaseError as error:
+            if _is_no_answer(error):
+                raise _unavailable(error) from error
+            raise
 
     def run(self, work: Work[T]) -> T:
         """The same as ``write`` for callers without an event loop (set-up commands)."""
@@ -102,7 +122,11 @@ class Database:
 
 def _sqlite(url: str, begin: str, synchronous: str = "FULL") -> Engine:
     engine = create_engine(
-        url, poolclass=QueuePool, pool_size=THREADS, connect_args={"check_same_thread": False}
+        url,
+        poolclass=QueuePool,
+        pool_size=THREADS,
+        connect_args={"check_same_thread": False},
+        hide_parameters=True,  # they hold init scripts, keys and hashes, and errors end up in logs
     )
 
     def connected(connection: Any, _record: Any) -> None:
@@ -179,7 +203,7 @@ class _Group:
         except Exception as error:
             if len(group) > 1:
                 return False
-            failed = _unavailable(error) if isinstance(error, OperationalError) else error
+            failed = _unavailable(error) if isinstance(error, DBAPIError) and _is_no_answer(error) else error
             if not group[0].future.done():
                 group[0].future.set_exception(failed)
             return True
