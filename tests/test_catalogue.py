@@ -65,6 +65,24 @@ def test_a_type_of_the_file() -> None:
         ({"type": [{"name": "t", "cpu": 1, "memoryGB": 1, "perHour": -1}]}, "'t'"),
         ({"type": [{"name": "t", "cpu": 1, "memoryGB": 1, "gpuNum": 1}]}, "go together"),
         ({"type": [{"name": "t", "cpus": 1}]}, "unknown key 'cpus'"),
+        ({"type": [5]}, r"write it as \[\[type\]\]"),
+        *(
+            ({"type": [{"name": "t", "cpu": 1, "memoryGB": 1} | bad]}, says)
+            for bad, says in (
+                ({"cpu": "a"}, "'cpu' is not a number"),
+                ({"cpu": Decimal("1e30")}, "'cpu'"),
+                ({"cpu": Decimal("nan")}, "'t'"),
+                ({"gpuNum": -1}, "'gpuNum'"),
+                ({"shmGB": -1}, "'shmGB'"),
+                ({"pids": 0}, "pids"),
+                ({"pids": Decimal("99.5")}, "'pids'"),
+                ({"spot": "false"}, "'spot' is neither true nor false"),
+                ({"regions": "local"}, "'regions' is not a list of texts"),
+                ({"id": 5}, "'id' is not a text"),
+            )
+        ),
+        ({"image": [{"name": "t", "reference": "a", "id": 7}]}, "'id' is not a text"),
+        ({"device": [{"id": "d", "name": "n", "paths": "/dev/d"}]}, "'paths' is not a list of texts"),
         ({"image": [{"name": "t"}]}, "'reference' is missing"),
         ({"image": {"name": "t"}}, r"write it as \[\[image\]\]"),
         ({"image": [{"name": "t", "reference": "a"}, {"name": "t", "reference": "b"}]}, "there twice"),
@@ -75,6 +93,7 @@ def test_a_bad_table_is_refused_with_the_reason(tables: dict[str, Any], says: st
         found = Tables(tables)
         found.images()
         found.types(MACHINE)
+        found.devices()
 
     with pytest.raises(Misconfigured, match=says):
         read()

@@ -31,6 +31,16 @@ def test_command_line_wins_over_environment_over_file(tmp_path: Path) -> None:
         ("node_ports = '9-5'", "31000-32767"),
         ("colour = 'red'", "unknown setting 'colour'"),
         ("port = ", "not valid TOML"),
+        ("port = 70000", "65535"),
+        ("port = true", "expected a number"),
+        ("port = 8420.5", "whole number"),
+        ("beat = 0", "setting beat"),
+        ("beat = nan", "expected a number"),
+        ("lease = 0", "setting lease"),
+        ("driver_calls = 0", "1 or more"),
+        ("cpu_overcommit = inf", "expected a number"),
+        ("secure_cookie = 'ture'", "auto, true, false"),
+        ("log_format = 'jsno'", "text, json"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, says: str) -> None:

@@ -18,6 +18,7 @@ from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, offer_
 
 BASE_IMAGE = "tidemill/debian:12"
 GB_IN_MB = 1024
+LARGEST = 2**31 - 1
 
 Entry = TypeVar("Entry", Region, Image, InstanceType)
 
@@ -70,8 +71,10 @@ class Tables:
             if not isinstance(rows, list):
                 raise Misconfigured(f"{table}: write it as [[{table}]], once for each")
             self._tables[table] = cast("list[Mapping[str, Any]]", rows)
-            for number, row in enumerate(self._tables[table], 1):
-                unknown = sorted(set(row) - keys)
+            for number, row in enumerate(cast("list[Any]", rows), 1):
+                if not isinstance(row, Mapping):
+                    raise Misconfigured(f"{table}: write it as [[{table}]], once for each")
+                unknown = sorted(set(cast("Mapping[str, Any]", row)) - keys)
                 if unknown:
                     raise Misconfigured(
                         f"[[{table}]] number {number}: unknown key {unknown[0]!r}; "
@@ -83,7 +86,7 @@ class Tables:
             NamedDevice(
                 _text("device", row, "id"),
                 _text("device", row, "name"),
-                tuple(str(path) for path in row.get("paths", ())),
+                _texts("device", row, "paths"),
             )
             for row in self._tables["device"]
         ]
@@ -105,10 +108,10 @@ class Tables:
             "region",
             [
                 Region(
-                    id=row.get("id") or offer_id("region", _text("region", row, "name")),
+                    id=_maybe("region", row, "id") or offer_id("region", _text("region", row, "name")),
                     name=_text("region", row, "name"),
-                    ssh_address=row.get("ssh_address") or ssh_address,
-                    driver=row.get("driver") or driver,
+                    ssh_address=_maybe("region", row, "ssh_address") or ssh_address,
+                    driver=_maybe("region", row, "driver") or driver,
                 )
                 for row in rows
             ],
@@ -121,10 +124,10 @@ class Tables:
             "image",
             [
                 Image(
-                    id=row.get("id") or offer_id("image", _text("image", row, "name")),
+                    id=_maybe("image", row, "id") or offer_id("image", _text("image", row, "name")),
                     name=_text("image", row, "name"),
                     reference=_text("image", row, "reference"),
-                    description=str(row.get("description", "")),
+                    description=_maybe("image", row, "description"),
                 )
                 for row in rows
             ],
@@ -143,18 +146,17 @@ def _type(row: Mapping[str, Any]) -> InstanceType:
     try:
         prices = {mode: to_micro(row[mode.value]) for mode in ChargeMode if mode.value in row}
         kind = InstanceType(
-            id=row.get("id") or offer_id("type", name),
+            id=_maybe("type", row, "id") or offer_id("type", name),
             name=name,
-            cpu_milli=int(Decimal(row["cpu"]) * 1000),
-            memory_mb=int(Decimal(row["memoryGB"]) * GB_IN_MB),
-            gpu_name=str(row.get("gpuName", "")),
-            gpu_num=int(row.get("gpuNum", 0)),
-            shm_mb=int(Decimal(row.get("shmGB", 0)) * GB_IN_MB)
-            or _shm(int(Decimal(row["memoryGB"]) * GB_IN_MB)),
-            pids=int(row.get("pids", 4096)),
+            cpu_milli=_count(row, "cpu", 1000),
+            memory_mb=_count(row, "memoryGB", GB_IN_MB),
+            gpu_name=_maybe("type", row, "gpuName"),
+            gpu_num=_count(row, "gpuNum", default=0),
+            shm_mb=_count(row, "shmGB", GB_IN_MB, default=0) or _shm(_count(row, "memoryGB", GB_IN_MB)),
+            pids=_count(row, "pids", default=4096),
             prices=prices or dict.fromkeys(ChargeMode, 0),
-            spot=bool(row.get("spot", False)),
-            regions=tuple(str(region) for region in row.get("regions", ())),
+            spot=_flag(row, "spot"),
+            regions=_texts("type", row, "regions"),
         )
     except KeyError as error:
         raise Misconfigured(f"[[type]] {name!r}: key {error.args[0]!r} is missing") from None
@@ -164,7 +166,27 @@ def _type(row: Mapping[str, Any]) -> InstanceType:
         raise Misconfigured(f"[[type]] {name!r}: needs at least 0.01 cpu and 0.016 memoryGB")
     if bool(kind.gpu_name) != (kind.gpu_num > 0):
         raise Misconfigured(f"[[type]] {name!r}: gpuName and gpuNum go together")
+    if kind.pids < 16:
+        raise Misconfigured(f"[[type]] {name!r}: needs at least 16 pids")
     return kind
+
+
+def _count(row: Mapping[str, Any], key: str, per: int = 1, *, default: int | None = None) -> int:
+    """A number of the file times ``per``, as a whole number. Raises KeyError, ValueError."""
+    value = row[key] if default is None else row.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | float):
+        raise ValueError(f"key {key!r} is not a number")
+    number = Decimal(value) * per
+    if not 0 <= number <= LARGEST or (per == 1 and number != int(number)):
+        raise ValueError(f"key {key!r}: {value} is not a number that fits here")
+    return int(number)
+
+
+def _flag(row: Mapping[str, Any], key: str) -> bool:
+    value = row.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"key {key!r} is neither true nor false")
+    return value
 
 
 def _shm(memory_mb: int) -> int:
@@ -217,6 +239,21 @@ def _text(table: str, row: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise Misconfigured(f"[[{table}]]: key {key!r} is missing or not a text")
     return value
+
+
+def _maybe(table: str, row: Mapping[str, Any], key: str) -> str:
+    """A text that may be left out."""
+    value = row.get(key, "")
+    if not isinstance(value, str):
+        raise Misconfigured(f"[[{table}]]: key {key!r} is not a text")
+    return value
+
+
+def _texts(table: str, row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value: Any = row.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
+        raise Misconfigured(f"[[{table}]]: key {key!r} is not a list of texts")
+    return tuple(cast("list[str]", value))
 
 
 def _unique(table: str, entries: Sequence[Entry]) -> list[Entry]:

@@ -17,6 +17,8 @@ from typing import Any
 
 from tidemill.model.errors import Misconfigured
 
+LEAST_SECONDS = 0.01  # of what is done again and again
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -26,10 +28,30 @@ class Setting:
     help: str
 
 
+def _number(value: Any) -> Decimal:
+    """A finite number, also as text (the environment has nothing else)."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    try:
+        number = Decimal(str(value).strip())
+    except ArithmeticError:
+        raise ValueError("expected a number") from None
+    if not number.is_finite():
+        raise ValueError("expected a number")
+    return number
+
+
 def _seconds(value: Any) -> float:
-    number = float(value)
+    number = _number(value)
     if number < 0:
         raise ValueError("expected a number of seconds, 0 or more")
+    return float(number)
+
+
+def _some_seconds(value: Any) -> float:
+    number = _seconds(value)
+    if number < LEAST_SECONDS:
+        raise ValueError(f"expected a number of seconds, {LEAST_SECONDS} or more")
     return number
 
 
@@ -48,24 +70,48 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 def _share(value: Any) -> float:
-    number = float(value)
+    number = _number(value)
     if number <= 0:
         raise ValueError("expected a number above 0")
-    return number
+    return float(number)
 
 
 def _count(value: Any) -> int:
-    number = int(value)
-    if number < 0:
+    number = _number(value)
+    if number < 0 or number != int(number):
         raise ValueError("expected a whole number, 0 or more")
+    return int(number)
+
+
+def _some(value: Any) -> int:
+    number = _count(value)
+    if number < 1:
+        raise ValueError("expected a whole number, 1 or more")
     return number
+
+
+def _port(value: Any) -> int:
+    number = _some(value)
+    if number > 65535:
+        raise ValueError("expected a port from 1 to 65535")
+    return number
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        word = str(value).lower() if isinstance(value, bool) else str(value)
+        if word not in words:
+            raise ValueError("expected one of: " + ", ".join(words))
+        return word
+
+    return parse
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("data_dir", "/var/lib/tidemill", Path, "folder for the database, keys, disks and the guest"),
     Setting("database_url", "", str, "SQLAlchemy URL; empty for SQLite in the data folder"),
     Setting("host", "0.0.0.0", str, "address the API listens on"),  # noqa: S104 - a default to be reachable
-    Setting("port", 8420, _count, "port the API listens on"),
+    Setting("port", 8420, _port, "port the API listens on"),
     Setting(
         "public_url", "", str, "how browsers reach the API, such as https://gpu.example.org; names its origin"
     ),
@@ -84,10 +130,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("simulated_nodes", 1, _count, "nodes of the simulated driver (64 cores, 512 GiB, 8 GPUs each)"),
     Setting("cpu_overcommit", 1.0, _share, "how many times each core of a node may be given out"),
     Setting("memory_reserve_mb", 512, _count, "memory of each node that is never given out, in MiB"),
-    Setting("beat", 2.0, _seconds, "seconds between passes of the loop when nothing rings"),
-    Setting("full_pass", 60.0, _seconds, "seconds between passes that look at every instance"),
-    Setting("lease", 60.0, _seconds, "seconds that one pass owns an instance it works on"),
-    Setting("driver_calls", 8, _count, "driver calls that run at the same time"),
+    Setting("beat", 2.0, _some_seconds, "seconds between passes of the loop when nothing rings"),
+    Setting("full_pass", 60.0, _some_seconds, "seconds between passes that look at every instance"),
+    Setting("lease", 60.0, _some_seconds, "seconds that one pass owns an instance it works on"),
+    Setting("driver_calls", 8, _some, "driver calls that run at the same time"),
     Setting("initializing_deadline", 300.0, _seconds, "seconds that Initializing may last"),
     Setting("pulling_deadline", 3600.0, _seconds, "seconds that PullingImage may last"),
     Setting("starting_deadline", 300.0, _seconds, "seconds that Starting may last"),
@@ -101,20 +147,23 @@ SETTINGS: tuple[Setting, ...] = (
         "orphan_grace", 60.0, _seconds, "seconds before something labelled ours that nobody wants is removed"
     ),
     Setting("data_disk_most_gb", 1000, _count, "largest data disk that may be asked for, in GB"),
-    Setting("token_seconds", 86400, _count, "how long an access token is good"),
+    Setting("token_seconds", 86400, _some, "how long an access token is good"),
     Setting("token_issuer", "tidemill", str, "claim iss of access tokens"),
     Setting("token_audience", "tidemill", str, "claim aud of access tokens"),
     Setting("login_free_attempts", 3, _count, "failed logins before the answers are slowed down"),
-    Setting("login_attempts", 10, _count, "failed logins per account before it is refused for a while"),
+    Setting("login_attempts", 10, _some, "failed logins per account before it is refused for a while"),
     Setting(
-        "login_attempts_address", 50, _count, "failed logins per address before it is refused for a while"
+        "login_attempts_address", 50, _some, "failed logins per address before it is refused for a while"
     ),
     Setting("login_refused_seconds", 300.0, _seconds, "how long such a refusal lasts"),
-    Setting("body_limit", 1048576, _count, "largest request body in bytes"),
+    Setting("body_limit", 1048576, _some, "largest request body in bytes"),
     Setting(
-        "secure_cookie", "auto", str, "Secure attribute of the cookie: auto (by public_url), true, false"
+        "secure_cookie",
+        "auto",
+        _one_of("auto", "true", "false"),
+        "Secure attribute of the cookie: auto (by public_url), true, false",
     ),
-    Setting("log_format", "text", str, "text or json"),
+    Setting("log_format", "text", _one_of("text", "json"), "text or json"),
 )
 
 
