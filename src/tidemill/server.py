@@ -32,7 +32,7 @@ from tidemill.model.offer import Region
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.nodes import register_nodes
 from tidemill.settings import Configuration, Settings
-from tidemill.store import offers
+from tidemill.store import instances, offers
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
 from tidemill.store.schema import facts
@@ -138,6 +138,18 @@ def _deployment(database: Database, settings: Settings) -> str:
             "a new name would lose sight of what runs"
         )
     return kept
+
+
+def check_regions(database: Database, regions: list[Region]) -> None:
+    """Nobody would work on the instances of a region that is not there. Raises Misconfigured."""
+    used = database.run(instances.regions_in_use)
+    for region_id in sorted(used.keys() - {region.id for region in regions}):
+        known = database.run(lambda connection, id=region_id: offers.region(connection, id))
+        name = region_id if known is None else known.name
+        raise Misconfigured(
+            f"The region {name!r} is no longer configured and has {used[region_id]} instances. Put "
+            f'it back until they are terminated; to rename it, keep its id: id = "{region_id}" in [[region]]'
+        )
 
 
 def _ssh_address(settings: Settings) -> str:
@@ -257,6 +269,7 @@ async def serve(configuration: Configuration, clock: Clock) -> None:
     drivers: Mapping[str, Driver] = {}
     try:
         deployment = _deployment(database, settings)
+        check_regions(database, regions)
         drivers = _drivers(configuration, tables, regions, deployment, clock)
         await _publish(database, settings, tables, regions, drivers)
         wake = Wakes([region.id for region in regions])

@@ -483,6 +483,14 @@ async def test_a_clock_that_steps_back_does_not_hold_up_what_needs_nothing_of_th
     await house.until_state(loop, id, State.STOPPED, seconds=10)
 
 
+async def test_a_clock_that_steps_back_does_not_put_a_deadline_off(house: House) -> None:
+    house.driver.dials.never = True
+    loop, id = house.loop(), house.launch()
+    await house.until_state(loop, id, State.STARTING)
+    house.clock.set_back(3600)
+    await house.until_state(loop, id, State.STARTING_FAILED, seconds=20, passes=30)
+
+
 async def test_a_clock_that_steps_back_does_not_stretch_a_pause(house: House) -> None:
     loop, id = house.loop(), house.launch()
     await house.until_state(loop, id, State.RUNNING)

@@ -54,6 +54,8 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     if happened is not None:
         return Plan(happened=happened, look_again=now)
     learned = _what_was_learned(instance, seen)
+    if instance.state_since > now and STATES[instance.state].deadline is not None:
+        learned["state_since"] = now  # the clock was set back: the deadline counts from here
     wanted = STATES[instance.state].wanted
     if instance.state is State.RELEASED:
         return Plan()

@@ -321,6 +321,16 @@ def unreleased(connection: Connection, ids: Collection[str]) -> set[str]:
     )
 
 
+def regions_in_use(connection: Connection) -> dict[str, int]:
+    """How many instances that are not Released there are, by region id."""
+    rows = connection.execute(
+        select(instances.c.region_id, func.count())
+        .where(instances.c.state != State.RELEASED.value)
+        .group_by(instances.c.region_id)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def wanted(connection: Connection, regions: Sequence[str]) -> dict[str, Wanted]:
     """What is wanted of every instance that is not Released."""
     rows = connection.execute(
