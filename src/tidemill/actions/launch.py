@@ -15,13 +15,13 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.actions.context import Context
 from tidemill.model.account import Caller
-from tidemill.model.errors import Invalid, NotFound, OutOfStock
+from tidemill.model.errors import Invalid, NotFound, OutOfStock, Unavailable
 from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
 from tidemill.model.lifecycle import State
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.model.placement import Need, fits
 from tidemill.settings import Settings
-from tidemill.store import accounts, instances, launch_keys, offers, reservations
+from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations
 
 
 async def launch(context: Context, caller: Caller, order: Order, *, key: str | None, body: bytes) -> str:
@@ -29,7 +29,7 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
 
     ``key`` and ``body`` are the caller's Idempotency-Key and the request as it came: the same
     key and body within 24 hours return the same id. Raises NotFound, Invalid, OutOfStock,
-    Conflict (key used with another body), Unavailable (no node port left).
+    Conflict (key used with another body), Unavailable (no node port left, no machine in the region).
     """
     now = context.clock.now()
     fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
@@ -62,6 +62,12 @@ def _accept(
     _check_keys(connection, user_id, order)
     need = Need(kind.cpu_milli, kind.memory_mb, kind.gpu_num)
     node_id = reservations.place(connection, region.id, need, kind.gpu_name)
+    if node_id is None and not nodes.any_present(connection, region.id):
+        raise Unavailable(
+            f'No machine of the region "{region.name}" has answered yet; try again later '
+            "(what is wrong, /readyz tells the operator)",
+            code="regionUnavailable",
+        )
     if node_id is None:
         raise OutOfStock(_out_of_stock(connection, kind, region))
     instance_id = f"notebook-{uuid4()}"

@@ -29,6 +29,12 @@ class FoundNode:
     devices: tuple[FoundDevice, ...]
 
 
+def any_present(connection: Connection, region_id: str) -> bool:
+    """Whether any machine of the region is there to take an instance, full or not."""
+    there = select(nodes.c.id).where(nodes.c.region_id == region_id, nodes.c.present).limit(1)
+    return connection.execute(there).first() is not None
+
+
 def register(connection: Connection, region_id: str, found: Sequence[FoundNode]) -> None:
     """Write what a driver reported; nodes and devices it no longer has take nothing new."""
     known = {
