@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 
 import structlog
@@ -66,6 +67,7 @@ class Loop:
         self._hinted = True
         self._last: dict[InstanceId, Seen] = {}
         self._full_at: float | None = None
+        self._silence = ""  # why the engine gave no answer to the last pass
 
     async def run(self) -> None:
         """Pass after pass, until cancelled; what is under way is then let go."""
@@ -115,14 +117,14 @@ class Loop:
             # What is claimed is looked at after it was claimed, so that nobody moves it in between.
             seen = await self._observe() if claimed else dict[InstanceId, Seen]()
         except (DriverError, TimeoutError) as error:
-            why = str(error) or "it did not answer in time"
-            log.warning("the engine gives no answer", region=self._region_id, error=why)
-            self._hinted = True
-            await self._give_back(claimed)
+            await self._say_unanswered(str(error) or "it did not answer in time", claimed)
             return
         except Unavailable as error:
             log.error("the database gives no answer", error=error.detail or error.message)
             return
+        if self._silence:
+            log.info("the engine answers again", region=self._region_id)
+            self._silence = ""
         # Claims are limited, and what is being worked on cannot be claimed: look at those again.
         full = len(claimed) + len(busy) >= self._settings.driver_calls
         self._missed = {id for id in ids if full or id in busy or id not in batch} - {
@@ -165,16 +167,21 @@ class Loop:
         async with asyncio.timeout(self._settings.lease * PATIENCE):
             return await self._driver.observe()
 
-    async def _give_back(self, claimed: list[Instance]) -> None:
-        """Let go of what was claimed and could not be looked at; it is as due as it was."""
-
-        def work(connection: Connection) -> None:
-            for instance in claimed:
-                instances.settle(connection, instance.id, self._owner, instance.version, instance.due_at)
-
-        if claimed:
-            with suppress(Unavailable):  # the leases run out by themselves
-                await self._database.write(work, durable=False)
+    async def _say_unanswered(self, why: str, claimed: list[Instance]) -> None:
+        """Let the log say it once, and those who wait for the engine too; look at them at the next beat."""
+        if why != self._silence:
+            log.warning("the engine gives no answer", region=self._region_id, error=why)
+        self._silence = why
+        self._hinted = True
+        next_beat = self._clock.now() + timedelta(seconds=self._settings.beat)
+        with suppress(Unavailable):  # the leases run out by themselves
+            for instance in claimed or await self._claim(set()):
+                version = instance.version
+                with suppress(Stale):  # changed by its owner meanwhile: that is looked at
+                    version = (await self._stepper.say_unreachable(instance)).version
+                await self._database.write(
+                    partial(_settle, instance, self._owner, version, next_beat), durable=False
+                )
 
     async def _claim(self, ids: set[InstanceId]) -> list[Instance]:
         free = self._settings.driver_calls - len(self._working)
@@ -231,6 +238,12 @@ class Loop:
         except Unavailable as error:  # the lease runs out by itself
             log.error("the database gives no answer", error=error.detail or error.message)
         return due
+
+
+def _settle(
+    instance: Instance, owner: str, version: int, due: datetime | None, connection: Connection
+) -> None:
+    instances.settle(connection, instance.id, owner, version, due)
 
 
 def _is_as_wanted(wanted: Wanted, seen: Seen | None) -> bool:

@@ -68,15 +68,17 @@ class Stepper:
         except (Unreachable, TimeoutError) as error:
             why = str(error) or "it did not answer in time"
             log.warning("the engine gives no answer", instance=instance.id, wanted=plan.call, error=why)
-            instance = await self._say(
-                instance,
-                "EngineUnreachable",
-                "The machine gives no answer at present; it is being tried again",
-            )
+            instance = await self.say_unreachable(instance)
             again = self._at_the_beat()
         if instance.state is not before and plan.then is None:  # it failed: what it held is to be freed
             again = self._clock.now()
         return instance, again
+
+    async def say_unreachable(self, instance: Instance) -> Instance:
+        """Show that it waits for its engine. Raises Stale."""
+        return await self._say(
+            instance, "EngineUnreachable", "The machine gives no answer at present; it is being tried again"
+        )
 
     def _at_the_beat(self) -> datetime:
         return self._clock.now() + timedelta(seconds=self._settings.beat)
