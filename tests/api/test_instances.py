@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from tests.api.served import LAUNCH, Served
 from tests.stock import CPU_TYPE, GPU_TYPE, IMAGE, REGION
 
@@ -270,10 +271,10 @@ async def test_the_catalogue(api: Served) -> None:
 async def test_a_logout_on_another_server_is_seen_at_once(api: Served) -> None:
     token = api.token()
     assert (await api.get("/api/user/me", token)).status_code == 200
-    other = api.context.database.engine.connect()
-    other.exec_driver_sql("UPDATE users SET token_epoch = token_epoch + 1")
-    other.commit()
-    other.close()
+    other = create_engine(api.context.database.url)
+    with other.begin() as connection:
+        connection.exec_driver_sql("UPDATE users SET token_epoch = token_epoch + 1")
+    other.dispose()
     assert (await api.get("/api/user/me", token)).status_code == 401
 
 
