@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from tests.contract.conftest import Stage
@@ -11,12 +12,6 @@ from tests.drivers.docker.world import SECONDS, is_phase, is_reachable, until
 
 from tidemill.drivers.contract import Driver, Logs, Unreachable
 from tidemill.model.observation import Phase, Seen
-
-
-def at_start(workload, start: int):
-    from dataclasses import replace
-
-    return replace(workload, start=start)
 
 
 async def test_nothing_found_is_an_answer(driver: Driver) -> None:
@@ -65,7 +60,7 @@ async def test_a_higher_start_number_restarts(stage: Stage, driver: Driver) -> N
     workload = stage.workload()
     await until(driver, workload.id, is_reachable(1), ask=workload)
     on_the_way: list[Seen | None] = []
-    second = at_start(workload, 2)
+    second = replace(workload, start=2)
     await until(driver, workload.id, is_reachable(2), ask=second, seen_on_the_way=on_the_way)
     ended = [seen for seen in on_the_way if seen is not None and seen.phase is Phase.EXITED]
     assert all(seen.start == 1 for seen in ended), "the end of the first start was taken for the second's"
@@ -74,7 +69,7 @@ async def test_a_higher_start_number_restarts(stage: Stage, driver: Driver) -> N
 async def test_an_older_start_number_changes_nothing(stage: Stage, driver: Driver) -> None:
     workload = stage.workload()
     await until(driver, workload.id, is_reachable(1), ask=workload)
-    await until(driver, workload.id, is_reachable(5), ask=at_start(workload, 5))
+    await until(driver, workload.id, is_reachable(5), ask=replace(workload, start=5))
     await driver.ensure_running(workload)
     assert is_reachable(5)((await driver.observe())[workload.id])
 
@@ -89,7 +84,7 @@ async def test_stop_and_start(stage: Stage, driver: Driver) -> None:
     await driver.ensure_stopped(workload.id)
     await driver.ensure_running(workload)  # the same start: it is not started again
     assert is_phase(Phase.EXITED)((await driver.observe())[workload.id])
-    await until(driver, workload.id, is_reachable(2), ask=at_start(workload, 2))
+    await until(driver, workload.id, is_reachable(2), ask=replace(workload, start=2))
 
 
 async def test_a_death_is_seen_with_its_start_and_exit_code(stage: Stage, driver: Driver) -> None:
@@ -99,7 +94,7 @@ async def test_a_death_is_seen_with_its_start_and_exit_code(stage: Stage, driver
     seen = await until(driver, workload.id, is_phase(Phase.EXITED))
     assert seen is not None
     assert (seen.start, seen.exit_code) == (1, 137)
-    await until(driver, workload.id, is_reachable(2), ask=at_start(workload, 2))
+    await until(driver, workload.id, is_reachable(2), ask=replace(workload, start=2))
 
 
 async def test_what_somebody_removed_is_not_mentioned_and_is_made_anew(stage: Stage, driver: Driver) -> None:
@@ -107,7 +102,7 @@ async def test_what_somebody_removed_is_not_mentioned_and_is_made_anew(stage: St
     await until(driver, workload.id, is_reachable(1), ask=workload)
     stage.vanishes(workload)
     await until(driver, workload.id, lambda seen: seen is None)
-    await until(driver, workload.id, is_reachable(2), ask=at_start(workload, 2))
+    await until(driver, workload.id, is_reachable(2), ask=replace(workload, start=2))
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -121,7 +121,7 @@ class World:
             capture_output=True,
             check=False,
         )
-        return done.returncode, (done.stdout + done.stderr).decode()
+        return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
     def inspect(self, workload: Workload) -> dict[str, object]:
         return json.loads(docker("inspect", self.container(workload)))[0]
@@ -132,7 +132,7 @@ class World:
 
     def networks(self) -> list[str]:
         label = f"label=tidemill.deployment={self.deployment}"
-        return docker("network", "ls", "--filter", label, "--format", "{{.Name}}").split()
+        return docker("network", "ls", "--quiet", "--filter", label).split()
 
     def images(self) -> list[str]:
         return docker(

@@ -129,9 +129,12 @@ def read_end(container: Mapping[str, Any]) -> End:
     code = int(state["ExitCode"])
     if state.get("Error"):
         return End(code, "StartError", str(translate(500, state["Error"])))
-    if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
+    if code == 128 + signal.SIGKILL:
         most = container["HostConfig"].get("Memory", 0) // MIB
-        return End(code, "OOMKilled", f"it used more memory than the {most} MiB it has")
+        if state.get("OOMKilled"):
+            return End(code, "OOMKilled", f"it used more memory than the {most} MiB it has")
+        # Newer kernels do not tell older engines why; it is still the likeliest cause.
+        return End(code, "Killed", f"it was killed, perhaps for using more memory than the {most} MiB it has")
     if code > 128:
         with suppress(ValueError):
             return End(code, message=f"ended by the signal {signal.Signals(code - 128).name}")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from tidemill.drivers.contract import Capabilities, Driver, Node, NoRoom, Refused, Unreachable, Workload
+from tidemill.drivers.hints import Hints
 from tidemill.model.observation import InstanceId, Phase, Seen
 
 
@@ -52,7 +54,7 @@ class SimulatedDriver(Driver):
         self.made: dict[InstanceId, _Made] = {}
         self._nodes = list(nodes)
         self._sleep = sleep
-        self._changed = asyncio.Event()
+        self._hints = Hints()
         self._starting: set[asyncio.Task[None]] = set()
 
     async def nodes(self) -> list[Node]:
@@ -64,10 +66,9 @@ class SimulatedDriver(Driver):
         return {id: made.seen for id, made in self.made.items()}
 
     async def changes(self) -> AsyncIterator[None]:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            yield
+        async with aclosing(self._hints.listen()) as hints:
+            async for _ in hints:
+                yield
 
     async def ensure_running(self, workload: Workload) -> None:
         self._check_answer()
@@ -78,7 +79,7 @@ class SimulatedDriver(Driver):
             raise NoRoom(self.dials.no_room)
         if made is None or made.seen.start < workload.start:
             self._start(workload)
-        else:
+        elif made.seen.start == workload.start:
             made.workload = workload
         self._check_lost()
 
@@ -89,7 +90,7 @@ class SimulatedDriver(Driver):
         init = 0 if workload.init_script else None
         if not self.dials.never and self.dials.start_seconds == 0:
             made.seen = Seen(workload.start, Phase.REACHABLE, init_exit=init)
-            self._changed.set()
+            self._hints.ring()
             return
         made.seen = Seen(workload.start, Phase.STARTED)
         if not self.dials.never:
@@ -102,20 +103,20 @@ class SimulatedDriver(Driver):
         made = self.made.get(id)
         if made is not None and made.seen == Seen(start, Phase.STARTED):
             made.seen = Seen(start, Phase.REACHABLE, init_exit=init)
-            self._changed.set()
+            self._hints.ring()
 
     async def ensure_stopped(self, id: InstanceId) -> None:
         self._check_answer()
         made = self.made.get(id)
         if made is not None and made.seen.phase is not Phase.EXITED:
             made.seen = replace(made.seen, phase=Phase.EXITED, exit_code=0)
-            self._changed.set()
+            self._hints.ring()
         self._check_lost()
 
     async def ensure_absent(self, id: InstanceId) -> None:
         self._check_answer()
         if self.made.pop(id, None) is not None:
-            self._changed.set()
+            self._hints.ring()
         self._check_lost()
 
     async def logs(self, id: InstanceId, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
@@ -134,12 +135,12 @@ class SimulatedDriver(Driver):
         """The main process of an instance ends by itself."""
         made = self.made[id]
         made.seen = replace(made.seen, phase=Phase.EXITED, exit_code=exit_code)
-        self._changed.set()
+        self._hints.ring()
 
     def play_vanish(self, id: InstanceId) -> None:
         """Somebody removes an instance behind our back."""
         del self.made[id]
-        self._changed.set()
+        self._hints.ring()
 
     def _check_answer(self) -> None:
         if self.dials.unreachable:

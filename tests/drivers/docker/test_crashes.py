@@ -1,0 +1,323 @@
+"""Half-made states, as a server that was killed leaves them, and an engine that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.drivers.docker.world import World, docker, free_port, is_phase, is_reachable, until
+
+from tidemill.drivers.contract import Device, DriverError, Port, Refused, Unreachable
+from tidemill.drivers.docker.driver import DockerDriver
+from tidemill.drivers.docker.engine import Engine
+from tidemill.model.observation import Phase, Seen
+
+pytestmark = pytest.mark.docker
+
+
+async def created_only(world: World, workload: object) -> None:
+    """A container that was made, by a server that was killed before it started it."""
+    driver = world.driver()
+    await driver._write_files(workload)  # type: ignore[arg-type]
+    async with driver._networks.using("alice"):
+        await driver._containers.create(workload)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("disk", [0, 1])
+async def test_killed_between_create_and_start(world: World, driver: DockerDriver, disk: int) -> None:
+    workload = world.workload(data_disk_gb=disk)
+    await created_only(world, workload)
+    seen = (await driver.observe())[workload.id]
+    assert (seen.start, seen.phase) == (1, Phase.CREATED)
+    await world.up(driver, workload)
+    await driver.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_created_and_then_not_wanted(world: World, driver: DockerDriver) -> None:
+    workload = world.workload()
+    await created_only(world, workload)
+    await driver.ensure_stopped(workload.id)
+    assert (await driver.observe())[workload.id].phase is Phase.CREATED
+    await world.up(driver, replace(workload, start=2))
+    assert world.containers() == [world.container(workload, 2)]
+
+
+async def test_killed_between_rename_and_start(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    world.run_in(workload, "touch", "/root/kept")
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    docker("rename", world.container(workload), world.container(workload, 2) + ".starting")
+    again = world.driver()
+    seen = (await again.observe())[workload.id]
+    assert (seen.start, seen.phase) == (2, Phase.CREATED), "the first start's end is not the second's"
+    second = await world.up(again, replace(workload, start=2))
+    assert world.run_in(second, "test", "-e", "/root/kept")[0] == 0
+
+
+async def test_killed_between_start_and_rename(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    second = replace(workload, start=2)
+    docker("rename", world.container(workload), world.container(second) + ".starting")
+    again = world.driver()
+    await until(again, workload.id, is_reachable(2), ask=second)
+    await again.ensure_running(second)
+    assert world.containers() == [world.container(second)]
+
+
+async def test_killed_with_a_start_cut_short_then_stopped(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    docker("rename", world.container(workload), world.container(workload, 2) + ".starting")
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.CREATED))
+    await until(driver, workload.id, is_reachable(3), ask=replace(workload, start=3))
+
+
+async def test_killed_between_container_and_the_rest(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload(data_disk_gb=1))
+    docker("rm", "-f", world.container(workload))
+    again = world.driver()
+    await again.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_removal_asked_for_many_times_at_once(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload(data_disk_gb=1))
+    other = world.driver()
+    await asyncio.gather(*(one.ensure_absent(workload.id) for one in (driver, other, driver, other)))
+    assert world.left_over() == {}
+
+
+async def test_removal_while_it_is_being_stopped(world: World) -> None:
+    patient = world.driver(stop_grace=60)
+    workload = await world.up(patient, world.workload())
+    docker("exec", "-d", world.container(workload), "/.tidemill/bin/busybox", "sh", "-c",
+           "trap '' TERM; while :; do /.tidemill/bin/busybox sleep 1; done")  # fmt: skip
+    await patient.ensure_stopped(workload.id)
+    await patient.ensure_stopped(workload.id)
+    await patient.ensure_running(workload)  # nothing is begun while the stop goes on
+    async with asyncio.timeout(5):
+        await patient.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_other_ports_and_devices_keep_the_system_disk(world: World, driver: DockerDriver) -> None:
+    """A stopped instance may be given another GPU when it starts again."""
+    workload = await world.up(driver, world.workload(data_disk_gb=1))
+    world.run_in(workload, "sh", "-c", "echo system >/root/file; echo data >/root/dataDisk/file")
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    device = Device("standin-1", "STANDIN", ("/dev/loop-control",))
+    moved = replace(workload, start=2, ports=(Port(22, free_port()),), devices=(device,))
+    await until(driver, workload.id, is_reachable(2), ask=moved)
+    assert world.run_in(moved, "cat", "/root/file", "/root/dataDisk/file")[1] == "system\ndata\n"
+    assert world.run_in(moved, "test", "-c", "/dev/loop-control")[0] == 0
+    assert world.containers() == [world.container(moved)]
+    back = replace(workload, start=3)
+    on_the_way: list[Seen | None] = []
+    await until(driver, workload.id, is_reachable(3), ask=back, seen_on_the_way=on_the_way)
+    assert None not in on_the_way
+    assert world.run_in(back, "cat", "/root/file")[1] == "system\n"
+    assert world.run_in(back, "test", "-c", "/dev/loop-control")[0] == 1
+    await driver.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_killed_in_the_middle_of_such_a_move(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    world.run_in(workload, "sh", "-c", "echo system >/root/file")
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    moved = replace(workload, start=2, ports=(Port(22, free_port()),))
+    # committed and created, the old container still there
+    image = f"tidemill-{world.deployment}/{workload.id}"
+    docker("commit", world.container(workload), f"{image}:2")
+    async with driver._networks.using("alice"):
+        await driver._containers.create(moved, image=f"{image}:2")
+    again = world.driver()
+    assert (await again.observe())[workload.id] == Seen(2, Phase.CREATED)
+    # stopped and started once more before it ever ran: still the same disk
+    await again.ensure_stopped(workload.id)
+    third = replace(moved, start=3)
+    await until(again, workload.id, is_reachable(3), ask=third)
+    assert world.run_in(third, "cat", "/root/file")[1] == "system\n"
+    assert world.containers() == [world.container(third)]
+    await again.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_keys_change_while_it_runs(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload(authorized_keys=("ssh-ed25519 AAAA one",)))
+    await driver.ensure_running(replace(workload, authorized_keys=("ssh-ed25519 BBBB two",)))
+    _, said = world.run_in(workload, "cat", "/.tidemill/instance/authorized_keys")
+    assert said == "ssh-ed25519 BBBB two\n"
+
+
+async def test_no_server_at_the_socket(world: World) -> None:
+    with pytest.raises(
+        Unreachable, match=r"does not answer; start it with `systemctl start docker`"
+    ) as error:
+        await world.driver(url="unix:///no/such.sock").observe()
+    assert "unix:///no/such.sock" in str(error.value)
+    with pytest.raises(Unreachable, match="does not answer"):
+        await world.driver(url="tcp://127.0.0.1:9").observe()
+
+
+@pytest.fixture
+async def hanging(tmp_path: Path) -> AsyncIterator[str]:
+    """An engine that takes calls and never answers them."""
+    closing = asyncio.Event()
+
+    async def never(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing.wait()
+        writer.close()
+
+    path = tmp_path / "hanging.sock"
+    server = await asyncio.start_unix_server(never, path)
+    yield f"unix://{path}"
+    closing.set()
+    server.close()
+
+
+async def test_an_engine_that_hangs(world: World, hanging: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidemill.drivers.docker.engine.QUICK", 0.2)
+    with pytest.raises(Unreachable, match="in time"):
+        await world.driver(url=hanging).observe()
+
+
+async def test_an_engine_that_talks_nonsense(world: World, tmp_path: Path) -> None:
+    async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n{nope")
+        writer.close()
+
+    path = tmp_path / "nonsense.sock"
+    async with await asyncio.start_unix_server(nonsense, path):
+        with pytest.raises(Unreachable):
+            await world.driver(url=f"unix://{path}").observe()
+
+
+async def test_the_engine_comes_back(world: World, tmp_path: Path) -> None:
+    """A driver made while Docker is down works once it is up, and changes() says when."""
+    path = tmp_path / "docker.sock"
+    driver = world.driver(url=f"unix://{path}")
+    hint = asyncio.ensure_future(anext(driver.changes()))
+    with pytest.raises(Unreachable):
+        await driver.observe()
+    path.symlink_to("/var/run/docker.sock")
+    async with asyncio.timeout(20):
+        await hint
+    assert await driver.observe() == {}
+
+
+async def test_an_image_that_does_not_exist_backs_off_and_says_why(world: World) -> None:
+    driver = world.driver(pull_pauses=(0.1, 0.2))
+    workload = world.workload(image="127.0.0.1:9/no/such:image")
+    await driver.ensure_running(workload)
+    seen = await until(driver, workload.id, lambda seen: seen is not None and seen.reason == "BackOff")
+    assert seen is not None
+    assert (seen.start, seen.phase) == (1, Phase.PULLING)
+    assert "127.0.0.1:9" in seen.message
+    await driver.ensure_running(workload)
+    assert len(driver._pulls._pulls) == 1
+    # It appears (an operator loads it): the next try finds it, or the next call does.
+    docker("tag", world.image, workload.image)
+    try:
+        await driver.ensure_running(workload)
+        await until(driver, workload.id, is_reachable(1), ask=workload)
+        assert driver._pulls._pulls == {}
+    finally:
+        docker("rmi", workload.image)
+
+
+async def test_a_pull_that_nobody_waits_for_is_given_up(world: World) -> None:
+    driver = world.driver(pull_pauses=(0.1, 0.2))
+    one, two = (world.workload(image="127.0.0.1:9/no/such:image") for _ in range(2))
+    for workload in (one, two):
+        await driver.ensure_running(workload)
+    assert set(await driver.observe()) == {one.id, two.id}
+    await driver.ensure_absent(one.id)
+    assert set(await driver.observe()) == {two.id}
+    await driver.ensure_stopped(two.id)
+    assert await driver.observe() == {}
+    assert driver._pulls._pulls == {}
+
+
+async def test_a_bad_image_name_is_refused(world: World, driver: DockerDriver) -> None:
+    with pytest.raises(Refused, match="reference"):
+        await driver.ensure_running(world.workload(image="Not A Name"))
+
+
+async def test_ids_that_would_leave_the_folder_are_refused(world: World, driver: DockerDriver) -> None:
+    for id in ("../../etc", "a/b", "", "A", "."):
+        for call in (driver.ensure_absent(id), driver.ensure_stopped(id)):
+            with pytest.raises(Refused):
+                await call
+    assert world.data_dir.exists()
+
+
+async def test_secrets_are_not_in_what_goes_wrong(world: World) -> None:
+    driver = world.driver(url="unix:///no/such.sock", registries={"127.0.0.1:9": ("me", "s3cr3t-password")})
+    workload = world.workload(
+        image="127.0.0.1:9/x/y:1",
+        init_script="s3cr3t-script",
+        env={"A": "s3cr3t-env"},
+        host_key=b"s3cr3t-k" * 4,
+    )
+    with pytest.raises(DriverError) as error:
+        await driver.ensure_running(workload)
+    assert "s3cr3t" not in str(error.value) + repr(workload)
+    reachable = world.driver(registries={"127.0.0.1:9": ("me", "s3cr3t-password")}, pull_pauses=(0.1, 0.1))
+    await reachable.ensure_running(workload)
+    seen = await until(reachable, workload.id, lambda seen: seen is not None and seen.reason == "BackOff")
+    assert "s3cr3t" not in repr(seen)
+
+
+async def test_host_paths_are_kept_from_users(world: World) -> None:
+    driver = world.driver(guest=replace(world.guest, folder=world.data_dir / "no-guest"))
+    with pytest.raises(Refused, match="bind source path does not exist") as error:
+        await driver.ensure_running(world.workload())
+    assert str(world.data_dir) not in str(error.value)
+
+
+async def test_the_engines_version_is_settled_once(world: World) -> None:
+    engine = Engine("unix:///var/run/docker.sock")
+    try:
+        await asyncio.gather(*(engine.info() for _ in range(5)))
+    finally:
+        await engine.close()
+
+
+async def test_full_logs_and_following(world: World, driver: DockerDriver) -> None:
+    workload = world.workload(init_script="i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done")
+    await until(driver, workload.id, lambda seen: seen is not None and seen.init_exit == 0, ask=workload)
+    read = b""
+    async for chunk in driver.logs(workload.id, follow=False, tail=None):
+        read += chunk
+    assert [line for line in read.splitlines() if line.startswith(b"line")] == [
+        b"line %d" % number for number in range(3000)
+    ]
+    follower = driver.logs(workload.id, follow=True, tail=1)
+    async with asyncio.timeout(20):
+        assert await anext(follower)
+        await driver.ensure_absent(workload.id)
+        async for _ in follower:  # ends with the instance
+            pass
+
+
+async def test_what_an_instance_prints_cannot_fill_the_host(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    kept = world.inspect(workload)["HostConfig"]["LogConfig"]  # type: ignore[index]
+    assert kept == {"Type": "json-file", "Config": {"max-file": "2", "max-size": "10m"}}
+
+
+async def test_a_folder_of_the_server_that_is_gone_is_made_again(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    shutil.rmtree(world.data_dir / "instances")
+    await world.up(driver, replace(workload, start=2))
