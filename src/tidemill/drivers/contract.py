@@ -11,6 +11,8 @@ Rules, which ``tests/contract`` runs against every driver:
   constructor arguments.
 - Calls return as soon as the engine accepted the work: long work (an image pull) goes on in the
   driver, shows in :meth:`Driver.observe`, and announces itself through :meth:`Driver.changes`.
+  So one call may do only the next step: ask again until what is seen is what is wanted.
+- A call whose caller gives up (cancels) may still be carried out.
 """
 
 from __future__ import annotations
