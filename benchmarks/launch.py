@@ -57,13 +57,19 @@ class Key:
 
 
 def wait_and_ssh(key: Key, port: int) -> None:
-    """Wait for a banner on the port, then run `true` by OpenSSH."""
+    """Wait for a banner on the port, then run `true` by OpenSSH, again if it was turned away."""
     deadline = time.monotonic() + DEADLINE
+    patience = 0.1  # the engine's proxy may accept before the instance has its address
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
-            probe.settimeout(0.1)  # the proxy may accept before the instance has its address
-            if probe.recv(4) == b"SSH-":
-                break
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as probe:
+                probe.settimeout(patience)
+                if probe.recv(4) == b"SSH-":
+                    break
+        except TimeoutError:
+            patience = min(2.0, patience * 2)
+        except OSError:
+            pass
         time.sleep(0.005)
     command = [
         "ssh",
@@ -75,7 +81,11 @@ def wait_and_ssh(key: Key, port: int) -> None:
         "UserKnownHostsFile=/dev/null",
     ]
     command += ["-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-i", str(key.private), "-p", str(port)]
-    subprocess.run([*command, "root@127.0.0.1", "true"], check=True, stdin=subprocess.DEVNULL)
+    while subprocess.run(
+        [*command, "root@127.0.0.1", "true"], stdin=subprocess.DEVNULL, check=False
+    ).returncode:
+        if time.monotonic() > deadline:
+            sys.exit(f"no ssh at port {port}")
 
 
 class Bare:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     RowMapping,
+    Select,
     and_,
     bindparam,
     case,
@@ -261,15 +262,22 @@ def claim(
     unclaimed = or_(
         instances.c.lease_until.is_(None), instances.c.lease_until <= now, instances.c.lease_until > until
     )
-    due = instances.c.due_at <= now
-    if ids:
-        due = or_(due, instances.c.id.in_(list(ids)))
-    chosen = (
-        select(instances.c.id)
-        .where(due, unclaimed, instances.c.region_id.in_(list(regions)))
-        .order_by(instances.c.due_at)
-        .limit(limit)
-    )
+    here = instances.c.region_id.in_(list(regions))
+    due = select(instances.c.id).where(instances.c.due_at <= now, unclaimed, here)
+    claimed = _lease(connection, due.order_by(instances.c.due_at).limit(limit), unclaimed, owner, until)
+    if ids and len(claimed) < limit:  # by themselves: an OR of both would read the whole table
+        named = select(instances.c.id).where(instances.c.id.in_(list(ids)), unclaimed, here)
+        claimed += _lease(connection, named.limit(limit - len(claimed)), unclaimed, owner, until)
+    return claimed
+
+
+def _lease(
+    connection: Connection,
+    chosen: Select[tuple[str]],
+    unclaimed: ColumnElement[bool],
+    owner: str,
+    until: datetime,
+) -> list[Instance]:
     rows = connection.execute(
         update(instances)
         .where(instances.c.id.in_(chosen), unclaimed)
