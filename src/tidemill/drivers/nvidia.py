@@ -8,7 +8,6 @@ import pynvml as _pynvml
 
 from tidemill.drivers.contract import Device
 
-
 pynvml = cast("Any", _pynvml)  # comes without types
 
 
