@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tidemill.catalogue import Machine, Tables, default_types
 from tidemill.model.errors import Misconfigured
-from tidemill.model.offer import ChargeMode
+from tidemill.model.offer import ChargeMode, Region
 
+REGION = Region("r", "local", "gpu.example.org", "docker")
 MACHINE = Machine(8, 64 * 1024, {"H100": 8})
 
 
@@ -36,7 +37,7 @@ def test_default_types_fit_the_machine_and_the_largest_is_all_of_it(machine: Mac
 def test_ids_are_the_same_every_time() -> None:
     rows: dict[str, Any] = {"image": [{"name": "a", "reference": "b"}]}
     assert Tables(rows).images() == Tables(rows).images()
-    assert Tables({}).types(MACHINE) == Tables({}).types(MACHINE)
+    assert Tables({}).types(MACHINE, [REGION]) == Tables({}).types(MACHINE, [REGION])
 
 
 def test_a_type_of_the_file() -> None:
@@ -53,7 +54,7 @@ def test_a_type_of_the_file() -> None:
                 }
             ]
         }
-    ).types(MACHINE)[0]
+    ).types(MACHINE, [REGION])[0]
     assert kind.prices == {ChargeMode.PER_HOUR: 1_500_000}
     assert (kind.cpu_milli, kind.memory_mb, kind.gpu_num) == (4000, 16384, 1)
 
@@ -92,8 +93,19 @@ def test_a_bad_table_is_refused_with_the_reason(tables: dict[str, Any], says: st
     def read() -> None:
         found = Tables(tables)
         found.images()
-        found.types(MACHINE)
+        found.types(MACHINE, [REGION])
         found.devices()
 
     with pytest.raises(Misconfigured, match=says):
         read()
+
+
+def test_a_type_names_its_regions_by_name_or_id() -> None:
+    rows = [
+        {"name": name, "cpu": 1, "memoryGB": 1, "regions": [region]}
+        for name, region in (("a", "local"), ("b", "r"))
+    ]
+    assert [kind.regions for kind in Tables({"type": rows}).types(MACHINE, [REGION])] == [("r",), ("r",)]
+    rows[0]["regions"] = ["elsewhere"]
+    with pytest.raises(Misconfigured, match="no region 'elsewhere'"):
+        Tables({"type": rows}).types(MACHINE, [REGION])

@@ -61,12 +61,12 @@ def serve(
 @app.command()
 def init(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     """Make data folder, signing keys, database and the first accounts; again, it changes nothing."""
-    from tidemill import server
+    from tidemill import deployment
     from tidemill.clock import SystemClock
 
     try:
         configuration = _configuration(config, data_dir)
-        server.initialise(configuration, SystemClock())
+        deployment.initialise(configuration, SystemClock())
     except TidemillError as error:
         _fail(error)
     typer.echo(f"The data folder {configuration.settings.data_dir} is ready.")
@@ -80,11 +80,11 @@ def add_user(
     data_dir: DataDir = None,
 ) -> None:
     """Make another account and print its password, once."""
-    from tidemill import server
+    from tidemill import deployment
     from tidemill.clock import SystemClock
 
     try:
-        user, password = server.add_account(
+        user, password = deployment.add_account(
             _configuration(config, data_dir), SystemClock(), username, is_admin=admin
         )
     except TidemillError as error:

@@ -8,7 +8,7 @@ is made for each power of two of the accelerators it has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 
@@ -133,12 +133,16 @@ class Tables:
             ],
         )
 
-    def types(self, machine: Machine) -> list[InstanceType]:
-        """The types of the file, or types sized to ``machine``."""
+    def types(self, machine: Machine, regions: Sequence[Region]) -> list[InstanceType]:
+        """The types of the file, or types sized to ``machine``.
+
+        A type names the regions that offer it by their names or ids; without, all do.
+        """
         rows = self._tables["type"]
         if not rows:
             return default_types(machine)
-        return _unique("type", [_type(row) for row in rows])
+        ids = {region.name: region.id for region in regions} | {region.id: region.id for region in regions}
+        return _unique("type", [_in_regions(_type(row), ids) for row in rows])
 
 
 def _type(row: Mapping[str, Any]) -> InstanceType:
@@ -187,6 +191,13 @@ def _flag(row: Mapping[str, Any], key: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"key {key!r} is neither true nor false")
     return value
+
+
+def _in_regions(kind: InstanceType, ids: Mapping[str, str]) -> InstanceType:
+    for region in kind.regions:
+        if region not in ids:
+            raise Misconfigured(f"[[type]] {kind.name!r}: there is no region {region!r}")
+    return replace(kind, regions=tuple(ids[region] for region in kind.regions))
 
 
 def _shm(memory_mb: int) -> int:

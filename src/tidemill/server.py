@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import structlog
 import uvicorn
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 
 from tidemill import logs
-from tidemill.actions.add_user import add_user
 from tidemill.actions.context import Context
-from tidemill.actions.first_login import ensure_first_logins
-from tidemill.actions.tokens import Tokens
 from tidemill.api.app import create_app
 from tidemill.catalogue import Machine, Tables
 from tidemill.clock import Clock, SystemClock
+from tidemill.deployment import deployment_label, make_tokens, only_server, open_database, prepare_folder
 from tidemill.drivers.contract import Device, Driver, DriverError, Node
 from tidemill.drivers.simulated.driver import SimulatedDriver
-from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured
 from tidemill.model.offer import Region
 from tidemill.reconcile.loop import Loop
@@ -34,110 +29,9 @@ from tidemill.reconcile.nodes import register_nodes
 from tidemill.settings import Configuration, Settings
 from tidemill.store import instances, offers
 from tidemill.store.database import Database
-from tidemill.store.migrate import migrate
-from tidemill.store.schema import facts
 from tidemill.wake import Wake
 
 log = structlog.get_logger("server")
-
-
-def prepare_folder(settings: Settings) -> Path:
-    """The data folder, made private if it is new. Raises Misconfigured."""
-    folder: Path = settings.data_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as error:
-        raise Misconfigured(
-            f"The data folder {folder} cannot be used ({error.strerror}); "
-            "choose another with --data-dir, or run as a user who may write there"
-        ) from None
-    return folder
-
-
-@contextmanager
-def only_server(folder: Path) -> Generator[None]:
-    """Hold the data folder for this server alone. Raises Misconfigured when another one has it."""
-    path = folder / "server.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise Misconfigured(
-                f"Another tidemill server (process {holder}) works on {folder}; "
-                "stop it first, or give this one another --data-dir"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def open_database(settings: Settings) -> Database:
-    """The database, at the schema of this version. Raises Misconfigured, Unavailable."""
-    folder = prepare_folder(settings)
-    if settings.database_url:
-        database = Database(settings.database_url)
-    else:
-        path = folder / "tidemill.db"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = Database(f"sqlite:///{path}")
-    migrate(database)
-    return database
-
-
-def make_tokens(settings: Settings) -> Tokens:
-    return Tokens(
-        folder=settings.data_dir / "keys",
-        issuer=settings.token_issuer,
-        audience=settings.token_audience,
-        seconds=settings.token_seconds,
-    )
-
-
-def initialise(configuration: Configuration, clock: Clock) -> None:
-    """Make what a deployment needs once: folder, keys, database, the first accounts."""
-    settings = configuration.settings
-    database = open_database(settings)
-    try:
-        make_tokens(settings)
-        ensure_first_logins(database, settings.data_dir, clock.now())
-    finally:
-        database.close()
-
-
-def add_account(
-    configuration: Configuration, clock: Clock, username: str, *, is_admin: bool
-) -> tuple[User, str]:
-    """Make an account in a deployment, beside a running server or without one."""
-    database = open_database(configuration.settings)
-    try:
-        return add_user(database, username, is_admin=is_admin, now=clock.now())
-    finally:
-        database.close()
-
-
-def _deployment(database: Database, settings: Settings) -> str:
-    """The label of everything this deployment makes; drawn once and kept in the database."""
-
-    def work(connection: Connection) -> str:
-        kept = connection.execute(select(facts.c.value).where(facts.c.name == "deployment")).scalar()
-        if kept is None:
-            kept = settings.deployment or secrets.token_hex(4)
-            connection.execute(insert(facts), {"name": "deployment", "value": kept})
-        return kept
-
-    kept = database.run(work)
-    if settings.deployment and settings.deployment != kept:
-        raise Misconfigured(
-            f"This data folder belongs to the deployment {kept!r}, the setting says {settings.deployment!r}; "
-            "a new name would lose sight of what runs"
-        )
-    return kept
 
 
 def check_regions(database: Database, regions: list[Region]) -> None:
@@ -200,7 +94,7 @@ def _docker(settings: Settings, tables: Tables, deployment: str) -> Driver:
         registries=tables.registries(),
         devices=named or found_nvidia(),
         stop_grace=settings.stop_grace,
-        node_name=settings.region_name,
+        node_name="local",  # a new name would be a new node, and its devices given out twice
     )
 
 
@@ -247,7 +141,7 @@ async def _publish(
         log.error("the container engine does not answer; serving without it until it does", error=str(error))
     machine = _machine(nodes)
     sized = Machine(machine.cpu, max(64, machine.memory_mb - settings.memory_reserve_mb), machine.gpus)
-    images, types = tables.images(), tables.types(sized)
+    images, types = tables.images(), tables.types(sized, regions)
 
     def work(connection: Connection) -> None:
         offers.publish(connection, new_regions=regions, new_images=images, new_types=types)
@@ -268,7 +162,7 @@ async def serve(configuration: Configuration, clock: Clock) -> None:
     database = open_database(settings)
     drivers: Mapping[str, Driver] = {}
     try:
-        deployment = _deployment(database, settings)
+        deployment = deployment_label(database, settings)
         check_regions(database, regions)
         drivers = _drivers(configuration, tables, regions, deployment, clock)
         await _publish(database, settings, tables, regions, drivers)

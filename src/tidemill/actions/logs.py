@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from sqlalchemy import Connection
@@ -13,6 +14,8 @@ from tidemill.model.account import Caller
 from tidemill.model.errors import Unavailable
 from tidemill.model.instance import Instance
 from tidemill.store import instances
+
+PATIENCE = 1.0  # seconds that an answer waits for the first output of an instance that says nothing
 
 
 async def open_logs(
@@ -33,9 +36,9 @@ async def open_logs(
     if not isinstance(driver, Logs):
         raise Unavailable("The region of this instance keeps no logs", code="logsUnavailable")
     stream = driver.logs(instance.id, follow=follow, tail=tail)
-    try:
-        first = await anext(stream, b"")
-    except Unreachable as error:
+    first = asyncio.ensure_future(anext(stream, b""))
+    done, _ = await asyncio.wait([first], timeout=PATIENCE)
+    if done and isinstance(error := first.exception(), Unreachable):
         raise Unavailable(
             "The machine that runs this instance does not answer; try again later",
             code="engineUnreachable",
@@ -44,10 +47,12 @@ async def open_logs(
     return _chained(first, stream)
 
 
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
+async def _chained(first: asyncio.Future[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
+        yield await first
         async for chunk in rest:
             yield chunk
     except Unreachable:
         yield b"\n[the machine stopped answering; ask again for the rest]\n"
+    finally:
+        first.cancel()

@@ -61,7 +61,9 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
         return Plan()
     if wanted is Wanted.ABSENT:
         gone = Event.ABSENT if seen is None else None
-        return Plan(learned=learned, call=Wanted.ABSENT, then=gone, look_again=now)
+        # Most engines announce that it is gone; one that takes its time is asked four times a beat.
+        again = now + timedelta(seconds=settings.beat / 4)
+        return Plan(learned=learned, call=Wanted.ABSENT, then=gone, look_again=again)
     again = _look_again(instance, seen, now, settings)
     if wanted is Wanted.STOPPED:
         return _keep_stopped(instance, seen, learned, again)

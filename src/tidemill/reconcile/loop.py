@@ -196,6 +196,7 @@ class Loop:
                 owner=self._owner,
                 now=now,
                 until=until,
+                beyond=until + timedelta(seconds=self._settings.lease),
                 regions=[self._region_id],
                 ids=ids,
                 limit=free,
@@ -231,10 +232,12 @@ class Loop:
             log.exception("working on an instance failed", instance=instance.id)
             due = self._clock.now() + timedelta(seconds=self._settings.lease)
         try:
-            await self._database.write(
+            settled = await self._database.write(
                 lambda connection: instances.settle(connection, instance.id, self._owner, version, due),
                 durable=False,
             )
+            if not settled:  # its owner asked for something meanwhile
+                due = self._clock.now()
         except Unavailable as error:  # the lease runs out by itself
             log.error("the database gives no answer", error=error.detail or error.message)
         return due

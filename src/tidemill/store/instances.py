@@ -46,6 +46,7 @@ _SETTLE = (
             else_=instances.c.due_at,
         ),
     )
+    .returning(instances.c.version)
 )
 
 
@@ -251,16 +252,18 @@ def claim(
     owner: str,
     now: datetime,
     until: datetime,
+    beyond: datetime,
     regions: Sequence[str],
     ids: Collection[str],
     limit: int,
 ) -> list[Instance]:
     """Take a lease on instances that are due, or named in ``ids``, and that nobody else works on.
 
-    A lease that ends later than a new one would is from before the clock was set back, and over.
+    A lease that ends after ``beyond``, which no server's clock can have meant, is from before the
+    clock was set back, and over.
     """
     unclaimed = or_(
-        instances.c.lease_until.is_(None), instances.c.lease_until <= now, instances.c.lease_until > until
+        instances.c.lease_until.is_(None), instances.c.lease_until <= now, instances.c.lease_until > beyond
     )
     here = instances.c.region_id.in_(list(regions))
     due = select(instances.c.id).where(instances.c.due_at <= now, unclaimed, here)
@@ -289,15 +292,16 @@ def _lease(
 
 def settle(
     connection: Connection, instance_id: str, owner: str, version: int, due_at: datetime | None
-) -> None:
+) -> bool:
     """Give the lease back and say when to look again.
 
     When somebody changed the row meanwhile (its version is not ``version``), their due time
-    stands, so that what they want is looked at.
+    stands, so that what they want is looked at, and the answer is False.
     """
-    connection.execute(
+    now_at = connection.execute(
         _SETTLE, {"settled_id": instance_id, "owner": owner, "seen_version": version, "next_due": due_at}
-    )
+    ).scalar()
+    return now_at == version
 
 
 def let_go(connection: Connection, owner: str) -> None:

@@ -11,14 +11,6 @@ class AliveAnswer(Answer):
     status: str
 
 
-class NotReadyAnswer(Answer):
-    """What gives no answer, and what it said."""
-
-    message: str
-    error: str
-    problems: dict[str, str]
-
-
 class PublicKeyRow(Answer):
     kty: str
     n: str
