@@ -170,3 +170,14 @@ def test_a_file_that_is_no_key_is_named(tmp_path: Path, text: bytes) -> None:
     file.chmod(0o600)
     with pytest.raises(Misconfigured, match=r"token-000001\.pem"):
         made(tmp_path)
+
+
+def test_a_bad_file_among_the_keys_signs_nobody_out_of_a_running_server(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    tokens = made(folder)
+    token = tokens.issue(ALICE, START)
+    (folder / "token-999999.pem").write_bytes(b"no key")
+    assert tokens.verify(token, START).user_id == ALICE.id
+    assert tokens.verify(tokens.issue(ALICE, START), START).user_id == ALICE.id
+    with pytest.raises(Misconfigured):
+        made(folder)

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
 from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured, Unauthenticated
+
+log = structlog.get_logger("tokens")
 
 BITS = 2048
 BITS_LEAST = 2048
@@ -130,17 +133,24 @@ class Tokens:
         }
 
     def _look(self) -> None:
-        """Read the keys again when a file was added or removed."""
+        """Read the keys again when a file was added or removed.
+
+        What cannot be read while the server runs signs nobody out: the keys it has stay good.
+        """
         seen = self._folder.stat().st_mtime_ns
         if seen == self._seen:
             return
-        self._keys = {}
-        for file in _files(self._folder):
-            key = _read(file)
-            self._keys[_kid(key)] = key
-        if not self._keys:
-            raise Misconfigured(f"No token key is left in {self._folder}; restart the server to make one")
-        self._verified.clear()
+        try:
+            keys = {_kid(key): key for key in map(_read, _files(self._folder))}
+            if not keys:
+                raise Misconfigured(f"No token key is left in {self._folder}; restart the server to make one")
+        except Misconfigured as error:
+            if not self._keys:
+                raise
+            log.error("the token keys cannot be read again; those in memory stay", error=error.message)
+        else:
+            self._keys = keys
+            self._verified.clear()
         self._seen = seen
 
 
