@@ -442,7 +442,7 @@ async def test_what_was_claimed_is_given_back_when_the_engine_is_lost(
     assert house.get(id).state is State.INITIALIZING
     assert house.get(id).lease_until is None
     driver.observed_well = 10**9
-    await house.until_state(loop, id, State.RUNNING, seconds=1, passes=3)
+    await house.until_state(loop, id, State.RUNNING, seconds=1, passes=6)
 
 
 async def test_an_engine_that_never_answers_ends_the_pass(awkward: tuple[House, Awkward]) -> None:
@@ -518,3 +518,18 @@ async def test_an_overdue_end_is_told_once(house: House) -> None:
         house.clock.pass_by(5)
     assert house.events(id).count("overdue") == 1
     assert house.get(id).reason == "Overdue"
+
+
+async def test_an_engine_that_was_away_for_long_costs_nobody_the_launch(house: House) -> None:
+    house.driver.dials.unreachable = "the engine is down"
+    loop, id = house.loop(), house.launch()
+    for _ in range(5):
+        await loop.run_pass()
+        await settle(loop)
+        house.clock.pass_by(200)
+    waiting = house.get(id)
+    assert (waiting.state, waiting.reason) == (State.INITIALIZING, "EngineUnreachable")
+    house.driver.dials.unreachable = ""
+    running = await house.until_state(loop, id, State.RUNNING)
+    assert running.reason == ""
+    assert "overdue" not in house.events(id)

@@ -123,8 +123,8 @@ class Loop:
             log.error("the database gives no answer", error=error.detail or error.message)
             return
         if self._silence:
-            log.info("the engine answers again", region=self._region_id)
-            self._silence = ""
+            await self._begin_anew(claimed)
+            return
         # Claims are limited, and what is being worked on cannot be claimed: look at those again.
         full = len(claimed) + len(busy) >= self._settings.driver_calls
         self._missed = {id for id in ids if full or id in busy or id not in batch} - {
@@ -166,6 +166,20 @@ class Loop:
     async def _observe(self) -> Mapping[InstanceId, Seen]:
         async with asyncio.timeout(self._settings.lease * PATIENCE):
             return await self._driver.observe()
+
+    async def _begin_anew(self, claimed: list[Instance]) -> None:
+        """The engine is back: deadlines count from here, its silence was nobody's fault."""
+        now = self._clock.now()
+        with suppress(Unavailable):  # said again at the next pass
+            await self._database.write(lambda c: instances.extend_deadlines(c, [self._region_id], now))
+            for instance in claimed:
+                await self._database.write(
+                    partial(_settle, instance, self._owner, instance.version, now), durable=False
+                )
+            log.info("the engine answers again", region=self._region_id)
+            self._silence = ""
+        self._hinted = True
+        self._wake.set()
 
     async def _say_unanswered(self, why: str, claimed: list[Instance]) -> None:
         """Let the log say it once, and those who wait for the engine too; look at them at the next beat."""

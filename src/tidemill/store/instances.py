@@ -34,6 +34,7 @@ COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
 _INSERT = insert(instances)
+_PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
 _EVENT = insert(events)
 _SETTLE = (
     update(instances)
@@ -308,6 +309,19 @@ def let_go(connection: Connection, owner: str) -> None:
     """Give back every lease of a server that stops."""
     connection.execute(
         update(instances).where(instances.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
+    )
+
+
+def extend_deadlines(connection: Connection, regions: Sequence[str], at: datetime) -> None:
+    """Let the deadline of every state that passes count from ``at``."""
+    connection.execute(
+        update(instances)
+        .where(
+            instances.c.region_id.in_(list(regions)),
+            instances.c.state.in_(_PASSING),
+            instances.c.state_since < at,
+        )
+        .values(state_since=at, version=instances.c.version + 1, due_at=at)
     )
 
 
