@@ -7,9 +7,7 @@ the instance that nobody announces, so it is looked for in the background, ever 
 from __future__ import annotations
 
 import asyncio
-import io
 import signal
-import tarfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from typing import Any
 from aiodocker.exceptions import DockerError
 
 from tidemill.drivers.contract import Unreachable
-from tidemill.drivers.docker.engine import Engine, bounded
+from tidemill.drivers.docker import inside
+from tidemill.drivers.docker.engine import Engine
 from tidemill.drivers.docker.errors import translate
 from tidemill.drivers.docker.reach import Key
 from tidemill.drivers.docker.spec import MIB, Found
@@ -26,7 +25,7 @@ from tidemill.drivers.docker.spec import MIB, Found
 FIRST_LOOK = 0.3  # seconds between the first two looks at an init script
 LONGEST_LOOK = 10.0
 GROWTH = 1.3
-ARCHIVE_MOST = 16 * 1024  # bytes of a file that should hold one number
+CODE_MOST = 16  # bytes of a file that should hold one number
 INSPECTIONS = 16  # at the same time
 
 
@@ -115,11 +114,11 @@ class InitScripts:
 
     async def _read(self, container: str) -> int | None:
         try:
-            async with asyncio.timeout(20):
-                path = {"path": self._path}
-                async with self._engine.stream(f"containers/{container}/archive", path) as body:
-                    return read_code(await bounded(body, ARCHIVE_MOST))
-        except (DockerError, Unreachable, TimeoutError):  # not there yet, or not now
+            pid = int((await self._engine.inspect_container(container))["State"]["Pid"])
+            return (
+                read_code(await asyncio.to_thread(inside.read, pid, self._path, CODE_MOST)) if pid else None
+            )
+        except (DockerError, Unreachable, OSError):  # not there yet, or not now
             return None
 
 
@@ -141,13 +140,10 @@ def read_end(container: Mapping[str, Any]) -> End:
     return End(code)
 
 
-def read_code(archive: bytes) -> int | None:
-    """The number in the only file of a tar archive, which a user may have written; None if there is none."""
+def read_code(content: bytes) -> int | None:
+    """The number that a file holds which a user may have written; None if there is none."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            member = tar.next()
-            file = tar.extractfile(member) if member is not None and member.isreg() else None
-            code = int(file.read(16)) if file is not None else None
-    except (tarfile.TarError, ValueError, OSError, EOFError):
+        code = int(content.decode("ascii"))
+    except ValueError:
         return None
-    return code if code is not None and -1 <= code <= 255 else None
+    return code if -1 <= code <= 255 else None
