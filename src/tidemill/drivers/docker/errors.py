@@ -15,7 +15,10 @@ from aiodocker.exceptions import DockerError
 
 from tidemill.drivers.contract import DriverError, NoRoom, Refused, Unreachable
 
-_PORT = re.compile(r":(\d+)(?: failed)?: (?:bind: address already in use|port is already allocated)")
+_PORT = re.compile(
+    r":(\d+)(?: failed)?: (?:bind: address already in use|port is already allocated)"
+    r"|failed to bind host port (?:for )?\S*?(?:\]|\.\d+):(\d+)[:/]\S*: address already in use"  # Docker 28
+)
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _NO_GPU = re.compile(r"could not select device driver|nvidia-container-cli|unknown or invalid runtime")
 _WILL_NEVER = re.compile(r"OCI runtime|runc |starting container process|error gathering device information")
@@ -56,7 +59,7 @@ def translate(status: int, message: str) -> DriverError:
     """The engine's HTTP ``status`` and words as the error that says who must act."""
     port = _PORT.search(message)
     if port is not None:
-        return NoRoom(f"Port {port[1]} of the machine is in use by another program")
+        return NoRoom(f"Port {port[1] or port[2]} of the machine is in use by another program")
     if _NO_SPACE.search(message):
         return NoRoom(_FULL)
     if _NO_GPU.search(message):
