@@ -128,6 +128,30 @@ async def test_other_ports_and_devices_keep_the_system_disk(world: World, driver
     assert world.left_over() == {}
 
 
+async def test_other_ports_keep_what_is_on_the_images_volumes(world: World, driver: DockerDriver) -> None:
+    name = f"tidemill-test-driver/{world.deployment}:1"
+    maker = docker("create", world.image, "/none")
+    try:
+        docker("commit", "--change", "VOLUME /keep", maker, name)
+        workload = await world.up(driver, world.workload(image=name))
+        volume = world.inspect(workload)["Mounts"]
+        (volume,) = [mount["Name"] for mount in volume if mount["Type"] == "volume"]  # type: ignore[index,attr-defined]
+        world.run_in(workload, "sh", "-c", "echo kept >/keep/file")
+        for start in (2, 3):
+            await driver.ensure_stopped(workload.id)
+            await until(driver, workload.id, is_phase(Phase.EXITED))
+            moved = replace(workload, start=start, ports=(Port(22, free_port()),))
+            await until(driver, workload.id, is_reachable(start), ask=moved)
+            assert world.run_in(moved, "cat", "/keep/file")[1] == "kept\n"
+        await driver.ensure_absent(workload.id)
+        assert world.left_over() == {}
+        assert volume not in docker("volume", "ls", "--quiet").split()
+    finally:
+        docker("rm", "-fv", maker, check=False)
+        await world.clean_up()
+        docker("rmi", "-f", name, check=False)
+
+
 async def test_killed_in_the_middle_of_such_a_move(world: World, driver: DockerDriver) -> None:
     workload = await world.up(driver, world.workload())
     world.run_in(workload, "sh", "-c", "echo system >/root/file")

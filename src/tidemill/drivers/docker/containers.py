@@ -55,7 +55,9 @@ class Containers:
         labels = {spec.DEPLOYMENT: self._deployment, spec.INSTANCE: id}
         return self._read(await self._engine.list_containers(labels))
 
-    async def create(self, workload: Workload, image: str | None = None) -> str | None:
+    async def create(
+        self, workload: Workload, image: str | None = None, *, volumes_from: str | None = None
+    ) -> str | None:
         """A container for ``workload.start``; None when the engine does not have its image."""
         data_disk = (
             await self._disks.ensure(workload.id, workload.data_disk_gb)
@@ -71,6 +73,7 @@ class Containers:
             publish_address=self._publish_address,
             stop_grace=self._stop_grace,
             image=image,
+            volumes_from=volumes_from,
         )
         try:
             return await self._engine.create_container(self._name(workload), config)
@@ -145,7 +148,8 @@ class Containers:
         repository = spec.system_image(self._deployment, workload.id)
         await self._engine.commit_container(found.container, repository, str(workload.start))
         async with self._networks.using(workload.tenant):
-            await self.create(workload, image=f"{repository}:{workload.start}")
+            image = f"{repository}:{workload.start}"
+            await self.create(workload, image=image, volumes_from=found.container)
         await self.remove(found.container)
 
     async def remove_system_images(self, id: InstanceId) -> None:

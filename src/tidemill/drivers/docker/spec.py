@@ -125,11 +125,14 @@ def container_config(
     publish_address: str,
     stop_grace: float,
     image: str | None = None,
+    volumes_from: str | None = None,
 ) -> dict[str, Any]:
     """The body of ``POST /containers/create``.
 
     ``files`` is the folder with the instance's own files, ``data_disk`` the folder on its data
     disk, ``image`` stands in for the workload's own when a system disk is carried over.
+    ``volumes_from`` is the container whose volumes it then gets: those that the image declares
+    are no part of its system disk, and go with the last container that has them.
     """
     network = network_name(deployment, workload.tenant)
     mounts = [
@@ -164,6 +167,7 @@ def container_config(
             "LogConfig": {"Type": "json-file", "Config": LOG_LIMITS},
             "NetworkMode": network,
             "Mounts": mounts,
+            "VolumesFrom": [volumes_from] if volumes_from else [],
             "PortBindings": {
                 f"{port.port}/tcp": [{"HostIp": publish_address, "HostPort": str(port.node_port)}]
                 for port in workload.ports
