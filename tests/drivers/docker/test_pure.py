@@ -152,10 +152,12 @@ def test_whatever_it_holds_it_is_a_code_or_nothing(content: bytes) -> None:
         (500, "Error starting userland proxy: listen tcp4 0.0.0.0:31006: bind: address already in use",
          NoRoom, "31006"),
         (500, "failed to set up container networking: driver failed programming external connectivity"
-         " on endpoint x: failed to bind host port for 0.0.0.0:31007:10.213.4.2:22/tcp: address already in use",
+         " on endpoint x: failed to bind host port for 0.0.0.0:31007:10.213.4.2:22/tcp: address already"
+         " in use",
          NoRoom, "Port 31007"),
         (500, "failed to set up container networking: driver failed programming external connectivity"
-         " on endpoint x: failed to bind host port 127.0.0.1:31008/tcp: address already in use", NoRoom, "Port 31008"),
+         " on endpoint x: failed to bind host port 127.0.0.1:31008/tcp: address already in use",
+         NoRoom, "Port 31008"),
         (500, "failed to bind host port [::]:31009/tcp: address already in use", NoRoom, "Port 31009"),
         (500, "write /var/lib/docker/x: no space left on device", NoRoom, "disk"),
         (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', Refused, "NVIDIA"),
