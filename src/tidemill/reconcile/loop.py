@@ -28,7 +28,7 @@ from tidemill.reconcile.nodes import register_nodes
 from tidemill.reconcile.orphans import Orphans
 from tidemill.reconcile.step import PATIENCE, Stepper
 from tidemill.settings import Settings
-from tidemill.store import instances
+from tidemill.store import instances, leases
 from tidemill.store.database import Database
 from tidemill.store.instances import Stale
 from tidemill.wake import Wake
@@ -36,6 +36,8 @@ from tidemill.wake import Wake
 log = structlog.get_logger("reconcile")
 
 CLAIM_MOST = 1000  # ids named in one claim
+PASS_PACE = 0.01  # seconds between passes however often it rings: requests come first
+HINT_PACE = 0.05  # seconds between listings however much the engine announces
 SOON = 0.02  # seconds: what is due at once waits this long, so that a pass takes many
 
 
@@ -78,6 +80,7 @@ class Loop:
                     await self.run_pass()
                 except Exception:  # a defect of one pass must not end all later ones; it is loud in the log
                     log.exception("a pass of the loop failed", region=self._region_id)
+                await self._clock.sleep(PASS_PACE)
                 await self._wake.wait(self._settings.beat)
         finally:
             listener.cancel()
@@ -91,7 +94,7 @@ class Loop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(Unavailable):
-            await self._database.write(lambda connection: instances.let_go(connection, self._owner))
+            await self._database.write(lambda connection: leases.let_go(connection, self._owner))
 
     async def _listen(self) -> None:
         """Turn the driver's hints into rings of the bell."""
@@ -100,6 +103,7 @@ class Loop:
                 async for _ in self._driver.changes():
                     self._hinted = True
                     self._wake.set()
+                    await self._clock.sleep(HINT_PACE)
             except DriverError as error:
                 log.warning("the engine announces nothing", region=self._region_id, error=str(error))
             except Exception:  # hints only save time; without them the beat and the full pass still look
@@ -205,13 +209,13 @@ class Loop:
         until = now + timedelta(seconds=self._settings.lease)
 
         def work(connection: Connection) -> list[Instance]:
-            return instances.claim(
+            return leases.claim(
                 connection,
                 owner=self._owner,
                 now=now,
                 until=until,
                 beyond=until + timedelta(seconds=self._settings.lease),
-                regions=[self._region_id],
+                region_id=self._region_id,
                 ids=ids,
                 limit=free,
             )
@@ -247,7 +251,7 @@ class Loop:
             due = self._clock.now() + timedelta(seconds=self._settings.lease)
         try:
             settled = await self._database.write(
-                lambda connection: instances.settle(connection, instance.id, self._owner, version, due),
+                lambda connection: leases.settle(connection, instance.id, self._owner, version, due),
                 durable=False,
             )
             if not settled:  # its owner asked for something meanwhile
@@ -260,7 +264,7 @@ class Loop:
 def _settle(
     instance: Instance, owner: str, version: int, due: datetime | None, connection: Connection
 ) -> None:
-    instances.settle(connection, instance.id, owner, version, due)
+    leases.settle(connection, instance.id, owner, version, due)
 
 
 def _is_as_wanted(wanted: Wanted, seen: Seen | None) -> bool:

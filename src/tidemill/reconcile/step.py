@@ -190,7 +190,7 @@ class Stepper:
                 env=instance.env,
                 devices=tuple(
                     Device(row.device_id, row.name, tuple(row.paths))
-                    for row in reservations.devices_of(connection, instance.id)
+                    for row in (reservations.devices_of(connection, instance.id) if instance.gpu_num else ())
                 ),
                 data_disk_gb=instance.data_disk_gb,
             )

@@ -28,6 +28,12 @@ _SSH_KEY = tuple(
     schema.ssh_keys.c[name] for name in ("id", "name", "public_key", "fingerprint", "created_at")
 )
 
+_SSH_KEYS = (
+    select(*_SSH_KEY)
+    .where(schema.ssh_keys.c.user_id == bindparam("owner"))
+    .order_by(schema.ssh_keys.c.created_at, schema.ssh_keys.c.id)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -203,11 +209,7 @@ def add_ssh_key(connection: Connection, user_id: str, key: SshKey) -> None:
 
 def ssh_keys(connection: Connection, user_id: str) -> list[SshKey]:
     """The user's ssh keys, oldest first."""
-    rows = connection.execute(
-        select(*_SSH_KEY)
-        .where(schema.ssh_keys.c.user_id == user_id)
-        .order_by(schema.ssh_keys.c.created_at, schema.ssh_keys.c.id)
-    ).mappings()
+    rows = connection.execute(_SSH_KEYS, {"owner": user_id}).mappings()
     return [SshKey(**row) for row in rows]
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     Connection,
     RowMapping,
-    Select,
+    Update,
     and_,
     bindparam,
-    case,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -28,27 +27,15 @@ from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees,
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
 from tidemill.store import reservations
-from tidemill.store.schema import Instant, events, instances, meters
+from tidemill.store.schema import events, instances, meters
 
 COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
 _INSERT = insert(instances)
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
-_EVENT = insert(events)
-_SETTLE = (
-    update(instances)
-    .where(instances.c.id == bindparam("settled_id"), instances.c.lease_owner == bindparam("owner"))
-    .values(
-        lease_owner=None,
-        lease_until=None,
-        due_at=case(
-            (instances.c.version == bindparam("seen_version"), bindparam("next_due", type_=Instant)),
-            else_=instances.c.due_at,
-        ),
-    )
-    .returning(instances.c.version)
-)
+_EVENT = insert(events).inline()
+_OPEN_METER = insert(meters).inline()
 
 
 class Stale(Exception):
@@ -165,9 +152,7 @@ def record(
     if before.billed and not after.billed:
         _close_meter(connection, instance.id, at)
     if after.billed and not before.billed:
-        connection.execute(
-            insert(meters), {"instance_id": instance.id, "start": changed.start, "opened_at": at}
-        )
+        connection.execute(_OPEN_METER, {"instance_id": instance.id, "start": changed.start, "opened_at": at})
     if released:
         reservations.release(connection, instance.id)
     elif after.wanted is Wanted.RUNNING and before.wanted is not Wanted.RUNNING:
@@ -194,15 +179,22 @@ def tell(connection: Connection, instance: Instance, at: datetime, happened: str
     _write_event(connection, instance, happened, instance.state, at, "", message)
 
 
+@cache
+def _update_of(columns: frozenset[str]) -> Update:
+    """The guarded update of these columns; few sets of columns ever change together."""
+    return (
+        update(instances)
+        .where(instances.c.id == bindparam("written_id"), instances.c.version == bindparam("seen_version"))
+        .values({name: bindparam(f"new_{name}", type_=instances.c[name].type) for name in columns})
+    )
+
+
 def _write(connection: Connection, instance: Instance, changed: Instance) -> Instance:
     changed = replace(changed, version=instance.version + 1)
-    values = {
-        name: getattr(changed, name) for name in COLUMNS if getattr(changed, name) != getattr(instance, name)
-    }
+    columns = frozenset(name for name in COLUMNS if getattr(changed, name) != getattr(instance, name))
+    values: dict[str, Any] = {f"new_{name}": getattr(changed, name) for name in columns}
     written = connection.execute(
-        update(instances)
-        .where(instances.c.id == instance.id, instances.c.version == instance.version)
-        .values(values)
+        _update_of(columns), values | {"written_id": instance.id, "seen_version": instance.version}
     )
     if written.rowcount != 1:
         raise Stale(instance.id)
@@ -245,71 +237,6 @@ def _close_meter(connection: Connection, instance_id: str, at: datetime) -> None
         connection.execute(
             update(meters).where(meters.c.id == opened.id).values(closed_at=max(at, opened.opened_at))
         )
-
-
-def claim(
-    connection: Connection,
-    *,
-    owner: str,
-    now: datetime,
-    until: datetime,
-    beyond: datetime,
-    regions: Sequence[str],
-    ids: Collection[str],
-    limit: int,
-) -> list[Instance]:
-    """Take a lease on instances that are due, or named in ``ids``, and that nobody else works on.
-
-    A lease that ends after ``beyond``, which no server's clock can have meant, is from before the
-    clock was set back, and over.
-    """
-    unclaimed = or_(
-        instances.c.lease_until.is_(None), instances.c.lease_until <= now, instances.c.lease_until > beyond
-    )
-    here = instances.c.region_id.in_(list(regions))
-    due = select(instances.c.id).where(instances.c.due_at <= now, unclaimed, here)
-    claimed = _lease(connection, due.order_by(instances.c.due_at).limit(limit), unclaimed, owner, until)
-    if ids and len(claimed) < limit:  # by themselves: an OR of both would read the whole table
-        named = select(instances.c.id).where(instances.c.id.in_(list(ids)), unclaimed, here)
-        claimed += _lease(connection, named.limit(limit - len(claimed)), unclaimed, owner, until)
-    return claimed
-
-
-def _lease(
-    connection: Connection,
-    chosen: Select[tuple[str]],
-    unclaimed: ColumnElement[bool],
-    owner: str,
-    until: datetime,
-) -> list[Instance]:
-    rows = connection.execute(
-        update(instances)
-        .where(instances.c.id.in_(chosen), unclaimed)
-        .values(lease_owner=owner, lease_until=until)
-        .returning(*(instances.c[name] for name in COLUMNS))
-    ).mappings()
-    return [from_row(row) for row in rows]
-
-
-def settle(
-    connection: Connection, instance_id: str, owner: str, version: int, due_at: datetime | None
-) -> bool:
-    """Give the lease back and say when to look again.
-
-    When somebody changed the row meanwhile (its version is not ``version``), their due time
-    stands, so that what they want is looked at, and the answer is False.
-    """
-    now_at = connection.execute(
-        _SETTLE, {"settled_id": instance_id, "owner": owner, "seen_version": version, "next_due": due_at}
-    ).scalar()
-    return now_at == version
-
-
-def let_go(connection: Connection, owner: str) -> None:
-    """Give back every lease of a server that stops."""
-    connection.execute(
-        update(instances).where(instances.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
-    )
 
 
 def extend_deadlines(connection: Connection, regions: Sequence[str], at: datetime) -> None:

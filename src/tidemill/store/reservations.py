@@ -59,6 +59,16 @@ _TAKE = (
     )
 )
 _RESERVE = insert(reservations)
+_DEVICES = (
+    select(devices.c.device_id, devices.c.name, devices.c.paths)
+    .where(devices.c.instance_id == bindparam("holder"))
+    .order_by(devices.c.device_id)
+)
+_PORTS = (
+    select(node_ports.c.instance_id, node_ports.c.port, node_ports.c.node_port)
+    .where(node_ports.c.instance_id.in_(bindparam("ids", expanding=True)))
+    .order_by(node_ports.c.instance_id, node_ports.c.port)
+)
 _GIVE_BACK = (
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
@@ -179,11 +189,7 @@ def release(connection: Connection, instance_id: str) -> None:
 
 def devices_of(connection: Connection, instance_id: str) -> Sequence[Row[str, str, list[str]]]:
     """The devices an instance holds: rows of ``device_id``, ``name``, ``paths``."""
-    return connection.execute(
-        select(devices.c.device_id, devices.c.name, devices.c.paths)
-        .where(devices.c.instance_id == instance_id)
-        .order_by(devices.c.device_id)
-    ).all()
+    return connection.execute(_DEVICES, {"holder": instance_id}).all()
 
 
 def give_ports(
@@ -224,11 +230,7 @@ def _give_port(
 def ports_of(connection: Connection, instance_ids: Sequence[str]) -> dict[str, tuple[NodePort, ...]]:
     """Published ports by instance, in the order of the ports inside."""
     found: dict[str, list[NodePort]] = {}
-    for row in connection.execute(
-        select(node_ports.c.instance_id, node_ports.c.port, node_ports.c.node_port)
-        .where(node_ports.c.instance_id.in_(instance_ids))
-        .order_by(node_ports.c.instance_id, node_ports.c.port)
-    ):
+    for row in connection.execute(_PORTS, {"ids": list(instance_ids)}):
         found.setdefault(row.instance_id, []).append(NodePort(row.port, row.node_port))
     return {instance_id: tuple(ports) for instance_id, ports in found.items()}
 
