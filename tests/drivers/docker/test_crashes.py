@@ -175,6 +175,20 @@ async def test_killed_in_the_middle_of_such_a_move(world: World, driver: DockerD
     assert world.left_over() == {}
 
 
+async def test_killed_between_the_copy_and_its_container(world: World, driver: DockerDriver) -> None:
+    workload = await world.up(driver, world.workload())
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    docker("commit", world.container(workload), f"tidemill-{world.deployment}/{workload.id}:2")
+    moved = replace(workload, start=2, ports=(Port(22, free_port()),))
+    again = world.driver()
+    await until(again, workload.id, is_reachable(2), ask=moved)
+    await again.ensure_absent(workload.id)
+    assert world.left_over() == {}
+    label = f"label=tidemill.deployment={world.deployment}"
+    assert docker("images", "--quiet", "--filter", "dangling=true", "--filter", label) == ""
+
+
 async def test_keys_change_while_it_runs(world: World, driver: DockerDriver) -> None:
     workload = await world.up(driver, world.workload(authorized_keys=("ssh-ed25519 AAAA one",)))
     await driver.ensure_running(replace(workload, authorized_keys=("ssh-ed25519 BBBB two",)))

@@ -146,9 +146,10 @@ class Containers:
         removed once the new one exists; a crash in between leaves both, and the newer one counts.
         """
         repository = spec.system_image(self._deployment, workload.id)
+        image = f"{repository}:{workload.start}"
+        await self._remove_image(image)  # of a move cut short; without its name nobody would find it
         await self._engine.commit_container(found.container, repository, str(workload.start))
         async with self._networks.using(workload.tenant):
-            image = f"{repository}:{workload.start}"
             await self.create(workload, image=image, volumes_from=found.container)
         await self.remove(found.container)
 
@@ -159,11 +160,14 @@ class Containers:
         tags = [tag for row in rows for tag in row.get("RepoTags") or () if tag.startswith(f"{repository}:")]
         # The newest first: each is made on top of the one before.
         for tag in sorted(tags, key=lambda tag: int(tag.rpartition(":")[2]), reverse=True):
-            try:
-                await self._engine.remove_image(tag)
-            except DockerError as error:
-                if error.status != 404:
-                    raise
+            await self._remove_image(tag)
+
+    async def _remove_image(self, name: str) -> None:
+        try:
+            await self._engine.remove_image(name)
+        except DockerError as error:
+            if error.status != 404:
+                raise
 
     def _name(self, workload: Workload, *, starting: bool = False) -> str:
         return spec.container_name(self._deployment, workload.id, workload.start, starting=starting)
