@@ -152,6 +152,24 @@ async def test_other_ports_keep_what_is_on_the_images_volumes(world: World, driv
         docker("rmi", "-f", name, check=False)
 
 
+async def test_a_working_folder_that_is_none_any_more_keeps_nobody_from_starting(
+    world: World, driver: DockerDriver
+) -> None:
+    name = f"tidemill-test-driver/{world.deployment}:1"
+    maker = docker("create", world.image, "/none")
+    try:
+        docker("commit", "--change", "WORKDIR /work", maker, name)
+        workload = await world.up(driver, world.workload(image=name))
+        world.run_in(workload, "sh", "-c", "rm -rf /work; echo file >/work")
+        await driver.ensure_stopped(workload.id)
+        await until(driver, workload.id, is_phase(Phase.EXITED))
+        await world.up(driver, replace(workload, start=2))
+    finally:
+        docker("rm", "-fv", maker, check=False)
+        await world.clean_up()
+        docker("rmi", "-f", name, check=False)
+
+
 async def test_killed_in_the_middle_of_such_a_move(world: World, driver: DockerDriver) -> None:
     workload = await world.up(driver, world.workload())
     world.run_in(workload, "sh", "-c", "echo system >/root/file")

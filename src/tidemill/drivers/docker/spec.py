@@ -146,6 +146,7 @@ def container_config(
         "Image": image or workload.image,
         "Hostname": workload.hostname,
         "User": "0",
+        "WorkingDir": "/",  # the image's is a path that a tenant can change: nobody goes there
         "Entrypoint": list(guest.command),
         "Cmd": [],
         "Env": _env(workload.env, gpus),
