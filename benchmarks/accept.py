@@ -36,7 +36,6 @@ ENVIRONMENT = {
     "TIDEMILL_NODE_PORTS": "1025-65535",
     "TIDEMILL_CPU_OVERCOMMIT": "100000",
     "TIDEMILL_HOST": "127.0.0.1",
-    "TIDEMILL_DRIVER_CALLS": "64",  # what a driver that takes no time can bear
 }
 SERVER_CORE, CLIENT_CORE = 0, 1
 
