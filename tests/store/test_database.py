@@ -121,3 +121,15 @@ def test_migrating_again_changes_nothing_and_a_newer_database_is_refused(tmp_pat
             migrate(database)
     finally:
         database.close()
+
+
+async def test_a_caller_that_goes_away_takes_back_no_work_and_harms_nobody(database: Database) -> None:
+    gone = asyncio.create_task(database.write(lambda c: put(c, "of one who left")))
+    stays = asyncio.create_task(database.write(lambda c: put(c, "of one who stays")))
+    await asyncio.sleep(0)  # both are waiting to be written
+    gone.cancel()
+    assert await stays == "of one who stays"
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    kept = await database.read(lambda c: set(c.execute(select(facts.c.name)).scalars()))
+    assert kept == {"of one who left", "of one who stays"}

@@ -125,7 +125,7 @@ class Group:
         self._waiting.append(_Waiting(work, durable, future))
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush())
-        return await asyncio.shield(future)
+        return await future  # a caller that goes away takes back no work
 
     async def _flush(self) -> None:
         while self._waiting:
