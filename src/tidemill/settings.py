@@ -146,6 +146,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "orphan_grace", 60.0, _seconds, "seconds before something labelled ours that nobody wants is removed"
     ),
+    Setting("quota_instances", 0, _count, "instances a user may have, stopped ones too; 0 for no limit"),
+    Setting("quota_gpus", 0, _count, "GPUs a user may hold at a time; 0 for no limit"),
     Setting("data_disk_most_gb", 1000, _count, "largest data disk that may be asked for, in GB"),
     Setting("token_seconds", 86400, _some, "how long an access token is good"),
     Setting("token_issuer", "tidemill", str, "claim iss of access tokens"),

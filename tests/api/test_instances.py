@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
-from tests.api.served import LAUNCH, Served
-from tests.stock import CPU_TYPE, GPU_TYPE, IMAGE, REGION
+from tests.api.served import LAUNCH, Served, served
+from tests.stock import CPU_TYPE, GPU_TYPE, IMAGE, REGION, HandClock, Stocked
 
 from tidemill.drivers.contract import Workload
 from tidemill.model.lifecycle import Event, State
@@ -285,3 +286,24 @@ async def test_many_launches_at_once(api: Served) -> None:
     ports = [port["nodePort"] for row in rows for port in row["instanceSpecInfo"]["nodePorts"]]
     assert len(ports) == len(set(ports)) == 16
     assert {row["instanceRuntimeInfo"]["status"] for row in rows} == {State.INITIALIZING.value}
+
+
+async def test_a_quota_refuses_a_launch_and_a_start_and_says_which_limit_and_use(
+    stocked: Stocked, clock: HandClock, keys: Path
+) -> None:
+    gpu = LAUNCH | {"instanceTypeId": GPU_TYPE.id}
+    async with served(stocked, clock, keys, quota_instances=3, quota_gpus=1) as api:
+        first = (await api.post("/api/instance/create", gpu)).json()["instanceId"]
+        answer = await api.post("/api/instance/create", gpu)
+        assert answer.status_code == 403
+        assert answer.json()["error"] == "overQuota"
+        assert answer.json()["message"].startswith("quota GPUs: the limit is 1, 1 are in use")
+        move(api, first, Event.STOP, Event.EXITED)
+        await api.launch()
+        assert (await api.post("/api/instance/create", gpu)).status_code == 200
+        answer = await api.post("/api/instance/start", {"instanceId": first})
+        assert (answer.status_code, answer.json()["error"]) == (403, "overQuota")
+        answer = await api.post("/api/instance/create", LAUNCH)
+        assert answer.json()["message"].startswith("quota instances: the limit is 3, 3 are in use")
+        bob = await api.post("/api/instance/create", LAUNCH, api.token(stocked.bob))
+        assert bob.status_code == 200

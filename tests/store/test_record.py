@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, stock
 
 from tidemill.actions.launch import _accept
-from tidemill.model.errors import Conflict, OutOfStock, Unavailable
+from tidemill.model.errors import Conflict, Forbidden, OutOfStock, Unavailable
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import MOVES, STATES, Event, Keeps, State, Wanted, move
 from tidemill.settings import Settings
@@ -204,3 +204,18 @@ def test_a_meter_never_ends_before_it_began(stocked: Stocked, clock: HandClock) 
         lambda c: c.execute(select(meters.c.opened_at, meters.c.closed_at)).one()
     )
     assert opened == closed
+
+
+def test_a_quota_counts_what_is_not_released_and_gpus_that_are_held(
+    stocked: Stocked, clock: HandClock
+) -> None:
+    allowed = Settings(quota_instances=2, quota_gpus=1)
+    first = launched(stocked, clock, settings=allowed, type_id=GPU_TYPE.id)
+    with pytest.raises(Forbidden, match=r"quota GPUs: the limit is 1, 1 are in use .* needs 1 more"):
+        launched(stocked, clock, settings=allowed, type_id=GPU_TYPE.id)
+    launched(stocked, clock, settings=allowed)
+    with pytest.raises(Forbidden, match=r"quota instances: the limit is 2, 2 are in use"):
+        launched(stocked, clock, settings=allowed)
+    for event in (Event.TERMINATE, Event.ABSENT):
+        first = stocked.database.run(lambda c, i=first, e=event: instances.record(c, i, e, clock.now()))
+    launched(stocked, clock, settings=allowed, type_id=GPU_TYPE.id)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from tidemill.actions.context import Context
+from tidemill.actions.quota import check_quota
 from tidemill.model.account import Caller
 from tidemill.model.errors import NotFound
-from tidemill.model.lifecycle import Event, State
+from tidemill.model.lifecycle import STATES, Event, Keeps, State
 from tidemill.store import instances
 from tidemill.store.instances import Stale
 
@@ -22,7 +23,8 @@ def not_found() -> NotFound:
 async def ask(context: Context, caller: Caller, instance_id: str, event: Event) -> None:
     """Move the caller's instance by a user's event; what holds already is success.
 
-    Raises NotFound, Conflict (the state forbids it), OutOfStock (no room to start again).
+    Raises NotFound, Conflict (the state forbids it), OutOfStock (no room to start
+    again), Forbidden (a quota).
     """
     now = context.clock.now()
 
@@ -30,6 +32,10 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
         instance = instances.get(connection, instance_id, user_id=caller.user.id)
         if instance is None or instance.state is State.RELEASED:
             raise not_found()
+        if event is Event.START and STATES[instance.state].keeps is Keeps.NO:
+            check_quota(
+                connection, context.settings, caller.user.id, new_instances=0, new_gpus=instance.gpu_num
+            )
         instances.record(connection, instance, event, now)
 
     for attempt in range(TRIES):

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.actions.context import Context
+from tidemill.actions.quota import check_quota
 from tidemill.model.account import Caller
 from tidemill.model.errors import Invalid, NotFound, OutOfStock, Unavailable
 from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
@@ -28,8 +29,9 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
     """Accept an order and return the new instance's id.
 
     ``key`` and ``body`` are the caller's Idempotency-Key and the request as it came: the same
-    key and body within 24 hours return the same id. Raises NotFound, Invalid, OutOfStock,
-    Conflict (key used with another body), Unavailable (no node port left, no machine in the region).
+    key and body within 24 hours return the same id. Raises NotFound, Invalid, Forbidden (a quota),
+    OutOfStock, Conflict (key used with another body), Unavailable (no node port left, no machine in
+    the region).
     """
     now = context.clock.now()
     fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
@@ -60,6 +62,7 @@ def _accept(
     image, kind, region = _look_up(connection, order)
     price = _terms(settings, kind, order)
     _check_keys(connection, user_id, order)
+    check_quota(connection, settings, user_id, new_instances=1, new_gpus=kind.gpu_num)
     need = Need(kind.cpu_milli, kind.memory_mb, kind.gpu_num)
     node_id = reservations.place(connection, region.id, need, kind.gpu_name)
     if node_id is None and not nodes.any_present(connection, region.id):

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     func,
     insert,
     select,
@@ -33,6 +34,7 @@ COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
 _INSERT = insert(instances)
+_HOLDING = [state.value for state, row in STATES.items() if row.keeps is not Keeps.NO]
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
 _EVENT = insert(events).inline()
 _OPEN_METER = insert(meters).inline()
@@ -100,6 +102,17 @@ def page(
         .limit(limit)
     ).mappings()
     return [from_row(row) for row in rows], total
+
+
+def in_use(connection: Connection, user_id: str) -> tuple[int, int]:
+    """How many instances a user has, and how many GPUs those that may run hold."""
+    row = connection.execute(
+        select(
+            func.count(),
+            func.coalesce(func.sum(case((instances.c.state.in_(_HOLDING), instances.c.gpu_num), else_=0)), 0),
+        ).where(instances.c.user_id == user_id, instances.c.state != State.RELEASED.value)
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 def record(
