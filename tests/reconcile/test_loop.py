@@ -533,3 +533,16 @@ async def test_an_engine_that_was_away_for_long_costs_nobody_the_launch(house: H
     running = await house.until_state(loop, id, State.RUNNING)
     assert running.reason == ""
     assert "overdue" not in house.events(id)
+
+
+async def test_a_clock_that_steps_forward_makes_nobody_overdue(house: House) -> None:
+    house.driver.dials.never = True
+    loop, id = house.loop(), house.launch()
+    await house.until_state(loop, id, State.STARTING)
+    house.clock.set_back(-3600)
+    for _ in range(5):
+        await loop.run_pass()
+        await settle(loop)
+        house.clock.pass_by(2)
+    assert house.get(id).state is State.STARTING
+    await house.until_state(loop, id, State.STARTING_FAILED, seconds=20)

@@ -38,6 +38,7 @@ log = structlog.get_logger("reconcile")
 CLAIM_MOST = 1000  # ids named in one claim
 PASS_PACE = 0.01  # seconds between passes however often it rings: requests come first
 HINT_PACE = 0.05  # seconds between listings however much the engine announces
+JUMP = 30.0  # seconds that the clock may be ahead of what passed before it counts as set forward
 SOON = 0.02  # seconds: what is due at once waits this long, so that a pass takes many
 
 
@@ -69,6 +70,7 @@ class Loop:
         self._hinted = True
         self._last: dict[InstanceId, Seen] = {}
         self._full_at: float | None = None
+        self._looked_at: tuple[datetime, float] | None = None
         self._silence = ""  # why the engine gave no answer to the last pass
 
     async def run(self) -> None:
@@ -114,6 +116,7 @@ class Loop:
         """One pass: claim, look, and set a task to work for every instance that was claimed."""
         claimed: list[Instance] = []
         try:
+            await self._notice_a_jump()
             self._missed = ids = await self._changed()  # missed until they are claimed
             batch = set(islice(ids, CLAIM_MOST))
             busy = set(self._working)
@@ -170,6 +173,17 @@ class Loop:
     async def _observe(self) -> Mapping[InstanceId, Seen]:
         async with asyncio.timeout(self._settings.lease * PATIENCE):
             return await self._driver.observe()
+
+    async def _notice_a_jump(self) -> None:
+        """When the clock was set forward, deadlines count from here: the time did not pass."""
+        now, ticks = self._clock.now(), self._clock.monotonic()
+        before, self._looked_at = self._looked_at, (now, ticks)
+        if before is None:
+            return
+        jump = (now - before[0]).total_seconds() - (ticks - before[1])
+        if jump > JUMP:
+            log.warning("the clock was set forward", seconds=round(jump))
+            await self._database.write(lambda c: instances.extend_deadlines(c, [self._region_id], now))
 
     async def _begin_anew(self, claimed: list[Instance]) -> None:
         """The engine is back: deadlines count from here, its silence was nobody's fault."""
