@@ -97,7 +97,7 @@ class Bare:
             transport=httpx.HTTPTransport(uds=SOCKET), base_url="http://engine", timeout=DEADLINE
         )
         self._made: list[str] = []
-        self._port = 33000
+        self._port = 24000
         self._call("POST", "/networks/create", {"Name": network_name("bare", TENANT), "Driver": "bridge"})
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:

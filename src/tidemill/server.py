@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -32,6 +33,8 @@ from tidemill.store.database import Database
 from tidemill.wake import Wake
 
 log = structlog.get_logger("server")
+
+GC_THRESHOLD = (20_000, 20, 50)  # requests make few cycles and many objects
 
 
 def check_regions(database: Database, regions: list[Region]) -> None:
@@ -261,6 +264,8 @@ def main(configuration: Configuration) -> None:
     logs.configure(settings.log_format)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     folder = prepare_folder(settings)
+    gc.freeze()  # what was imported stays; do not look through it again and again
+    gc.set_threshold(*GC_THRESHOLD)
     with only_server(folder), asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(serve(configuration, SystemClock()))
 

@@ -159,7 +159,7 @@ class Loop:
             async with asyncio.timeout(self._settings.lease * PATIENCE):
                 await register_nodes(self._database, self._settings, self._region_id, self._driver)
         seen = await self._observe()
-        ids.update(id for id in seen.keys() | self._last.keys() if seen.get(id) != self._last.get(id))
+        ids |= _differing(seen, self._last)
         if full:
             wanted = await self._database.read_much(lambda c: instances.wanted(c, [self._region_id]))
             ids.update(id for id, want in wanted.items() if not _is_as_wanted(want, seen.get(id)))
@@ -279,6 +279,12 @@ def _settle(
     instance: Instance, owner: str, version: int, due: datetime | None, connection: Connection
 ) -> None:
     leases.settle(connection, instance.id, owner, version, due)
+
+
+def _differing(seen: Mapping[InstanceId, Seen], last: Mapping[InstanceId, Seen]) -> set[InstanceId]:
+    """Ids that one listing shows otherwise than the other; most are the very same and cost nothing."""
+    changed = {id for id, now in seen.items() if now is not (before := last.get(id)) and now != before}
+    return changed | {id for id in last if id not in seen}
 
 
 def _is_as_wanted(wanted: Wanted, seen: Seen | None) -> bool:
