@@ -36,8 +36,8 @@ from tidemill.wake import Wake
 log = structlog.get_logger("reconcile")
 
 CLAIM_MOST = 1000  # ids named in one claim
-PASS_PACE = 0.01  # seconds between passes however often it rings: requests come first
-HINT_PACE = 0.05  # seconds between listings however much the engine announces
+PASS_PACE = 0.02  # seconds between passes however often it rings: requests come first
+HINT_PACE = 0.1  # seconds between listings however much the engine announces
 JUMP = 30.0  # seconds that the clock may be ahead of what passed before it counts as set forward
 SOON = 0.02  # seconds: what is due at once waits this long, so that a pass takes many
 
