@@ -30,9 +30,13 @@ from uuid import uuid4
 
 import httpx
 
-CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.02\nperHour = 1\n'
+CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.016\nperHour = 1\n'
 ENVIRONMENT = {
     "TIDEMILL_DRIVER": "simulated",
+    "TIDEMILL_SIMULATED_FOLDER": "memory",  # an engine that costs nothing and takes no time
+    "TIDEMILL_SIMULATED_NODES": "2",  # room for every launch of a run
+    "TIDEMILL_SIMULATED_PULL_SECONDS": "0",
+    "TIDEMILL_SIMULATED_START_SECONDS": "0",
     "TIDEMILL_NODE_PORTS": "1025-65535",
     "TIDEMILL_CPU_OVERCOMMIT": "100000",
     "TIDEMILL_HOST": "127.0.0.1",

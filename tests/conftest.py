@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.postgres import NoPostgres, PostgresServer, postgres_server
 from tests.stock import HandClock, Stocked, stock
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
@@ -22,10 +25,68 @@ def clock() -> HandClock:
     return HandClock()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole run; ``new_database()`` gives each test one of its own."""
+    try:
+        with postgres_server() as server:
+            yield server
+    except NoPostgres as error:
+        pytest.fail(str(error), pytrace=False)
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'tidemill.db'}")
-    migrate(opened)
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A PostgreSQL database at the newest schema, with nothing in it."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database at the newest schema, to be copied: migrating takes longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "tidemill.db"
+    made = Database(f"sqlite:///{file}")
+    migrate(made)
+    made.close()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    """A SQLite database at the newest schema, with nothing in it."""
+    return f"sqlite:///{shutil.copy(migrated_file, tmp_path)}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The same on each of the two databases."""
+    return request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Makes one more database with each call."""
+    if request.param == "sqlite":
+        file, numbers = request.getfixturevalue("migrated_file"), itertools.count()
+        yield lambda: f"sqlite:///{shutil.copy(file, tmp_path / f'{next(numbers)}.db')}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(server.new_database())
+        return made[-1]
+
+    yield make
+    for url in made:
+        server.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
     yield opened
     opened.close()
 

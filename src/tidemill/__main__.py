@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from tidemill import staging
 from tidemill.model.errors import TidemillError
-from tidemill.settings import Configuration, load
+from tidemill.settings import OWN_FILE, Configuration, load
+
+# Full disks, missing rights and the like: no defects of ours, whatever file it is.
+OF_THE_MACHINE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
+        errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    }
+)  # fmt: skip
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,17 +41,36 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder for eve
 def _configuration(config: Path | None, data_dir: Path | None, **overrides: object) -> Configuration:
     given = {"data_dir": data_dir, **overrides}
     configuration = load(config, given)
-    own = configuration.settings.data_dir / "tidemill.toml"
+    folder = configuration.settings.data_dir
+    if staging.is_pending(folder):
+        from tidemill.backup.restore import settle
+
+        settle(folder)
+    own = folder / OWN_FILE
     if config is None and own.exists():
         configuration = load(own, given)
     return configuration
 
 
-def _fail(error: TidemillError) -> NoReturn:
-    typer.secho(f"tidemill: {error.message}", err=True, fg=typer.colors.RED)
-    if error.detail:
-        typer.echo(error.detail, err=True)
-    raise typer.Exit(1)
+@contextmanager
+def _saying(code: int = 1) -> Generator[None]:
+    """What only the operator can see to is said in a sentence, and the command ends with ``code``."""
+    try:
+        yield
+    except TidemillError as error:
+        _fail(error.message, error.detail, code)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{where}{error.strerror}", "", code)
+
+
+def _fail(message: str, detail: str, code: int) -> NoReturn:
+    typer.secho(f"tidemill: {message}", err=True, fg=typer.colors.RED)
+    if detail:
+        typer.echo(detail, err=True)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -48,14 +79,13 @@ def serve(
     data_dir: DataDir = None,
     host: Annotated[str | None, typer.Option(help="Address the API listens on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port the API listens on.")] = None,
+    role: Annotated[str | None, typer.Option(help="all, or the api or the loop alone (PostgreSQL).")] = None,
 ) -> None:
     """Run the server in the foreground; SIGTERM ends it, instances go on running."""
     from tidemill import server
 
-    try:
-        server.main(_configuration(config, data_dir, host=host, port=port))
-    except TidemillError as error:
-        _fail(error)
+    with _saying():
+        server.main(_configuration(config, data_dir, host=host, port=port, role=role))
 
 
 @app.command()
@@ -64,11 +94,9 @@ def init(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     from tidemill import deployment
     from tidemill.clock import SystemClock
 
-    try:
+    with _saying():
         configuration = _configuration(config, data_dir)
         deployment.initialise(configuration, SystemClock())
-    except TidemillError as error:
-        _fail(error)
     typer.echo(f"The data folder {configuration.settings.data_dir} is ready.")
 
 
@@ -83,13 +111,91 @@ def add_user(
     from tidemill import deployment
     from tidemill.clock import SystemClock
 
-    try:
+    with _saying():
         user, password = deployment.add_account(
             _configuration(config, data_dir), SystemClock(), username, is_admin=admin
         )
-    except TidemillError as error:
-        _fail(error)
     typer.echo(f"user      {user.username}\npassword  {password}")
+
+
+@app.command()
+def backup(
+    file: Annotated[str, typer.Argument(help="Where to write it; - for standard output.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a copy of the deployment while its server goes on: database, token keys, settings.
+
+    It holds secrets and is readable by you alone. The disks of instances are not in it.
+    """
+    from tidemill.backup import say
+    from tidemill.backup.take import back_up, private_file, standard_output
+    from tidemill.clock import SystemClock
+
+    with _saying():
+        settings = _configuration(config, data_dir).settings
+        with standard_output() if file == "-" else private_file(Path(file)) as target:
+            manifest = back_up(settings, SystemClock(), config, target)
+    typer.echo(say.taken(manifest, file), err=True)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `tidemill backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put what is there aside, instead of refusing.")
+    ] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a backup the deployment of an empty data folder and an empty database.
+
+    No server may run on them. What the backup does not know is reported by the server afterwards, and
+    removed only when `tidemill doctor` is told so.
+    """
+    from tidemill.backup import say
+    from tidemill.backup.restore import restore as restore_from
+    from tidemill.clock import SystemClock
+
+    with _saying():
+        settings = _configuration(config, data_dir).settings
+        given = {"data_dir": data_dir}
+        restored = restore_from(file, settings, config, given, SystemClock(), replace=replace)
+    typer.echo(say.restored(restored), err=True)
+
+
+@app.command()
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Do what can do no harm: count sums anew, ring, remove old orphans.")
+    ] = False,
+    remove_orphans: Annotated[
+        bool,
+        typer.Option("--remove-orphans", help="Remove all that no instance wants, also after a restore."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell it to a program.")] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Compare database, engine and machine, and say what is not as it should be.
+
+    Beside a running server or without one; nothing is changed unless asked for. Ends with 0 when all is
+    well, 1 when something was found, 2 when not everything could be looked at.
+    """
+    import asyncio
+
+    from tidemill import logs
+    from tidemill.clock import SystemClock
+    from tidemill.doctor import tell
+    from tidemill.doctor.symptom import Exit
+    from tidemill.doctor.visit import visit
+
+    with _saying(Exit.BLIND):
+        configuration = _configuration(config, data_dir)
+        logs.configure(configuration.settings.log_format)
+        report = asyncio.run(visit(configuration, SystemClock(), fix=fix, orphans=remove_orphans))
+    typer.echo(tell.as_json(report) if as_json else tell.as_text(report))
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -97,10 +203,8 @@ def guest(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     """Build what goes into every instance (ssh server, first process) from Debian packages."""
     from tidemill.guest.build import build
 
-    try:
+    with _saying():
         folder = build(_configuration(config, data_dir).settings.data_dir / "guest")
-    except TidemillError as error:
-        _fail(error)
     typer.echo(f"The guest is at {folder}.")
 
 
@@ -109,10 +213,8 @@ def base_image() -> None:
     """Make the small Debian base image with the container engine, without any registry."""
     from tidemill.guest.base_image import ensure
 
-    try:
+    with _saying():
         name = ensure()
-    except TidemillError as error:
-        _fail(error)
     typer.echo(f"The base image is {name}.")
 
 

@@ -10,19 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError
 
 from tidemill.actions.add_user import add_user
 from tidemill.actions.first_login import ensure_first_logins
 from tidemill.actions.tokens import Tokens
 from tidemill.clock import Clock
+from tidemill.logs import Logger
 from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured
 from tidemill.settings import Configuration, Settings
-from tidemill.store.database import Database
-from tidemill.store.migrate import migrate
+from tidemill.store.database import Database, parsed
+from tidemill.store.migrate import migrate, revision_of
 from tidemill.store.schema import facts
 
 DATABASE = "tidemill.db"
+LOCK_CHARACTERS = 64
+SERVER_LOCK = "server.lock"
+MARK = "deployment"  # the file that says whose the disks in the folder are
+
+log = Logger("server")
 
 
 def prepare_folder(settings: Settings) -> Path:
@@ -41,37 +49,84 @@ def prepare_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def only_server(folder: Path) -> Generator[None]:
-    """Hold the data folder for this server alone. Raises Misconfigured when another one has it."""
-    path = folder / "server.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def only_server(folder: Path) -> Generator[str]:
+    """Hold the data folder for this server alone; gives the folder's own name, which a copy shares.
+
+    Raises Misconfigured when another one has it.
+    """
+    with _held(folder / SERVER_LOCK, f"{folder}; stop it first, or give this one another --data-dir") as name:
+        yield name
+
+
+@contextmanager
+def only_user(url: URL) -> Generator[None]:
+    """Hold a SQLite file for this server alone, whatever folders others have; PostgreSQL is for many.
+
+    Raises Misconfigured when another one has it.
+    """
+    if url.get_backend_name() != "sqlite":
+        yield
+        return
+    file = Path(str(url.database)).resolve()
+    what = f"the database {file}; stop it first. For several servers use PostgreSQL (setting database_url)"
+    with _held(file.with_name(f"{file.name}.lock"), what):
+        yield
+
+
+@contextmanager
+def _held(path: Path, what: str) -> Generator[str]:
+    """The lock file holds who has it, and a name that is drawn once."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be written ({error.strerror})") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise Misconfigured(
-                f"Another tidemill server (process {holder}) works on {folder}; "
-                "stop it first, or give this one another --data-dir"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-        yield
+            holder = _said(descriptor)[0] or "unknown"
+            raise Misconfigured(f"Another tidemill server (process {holder}) works on {what}") from None
+        name = _said(descriptor)[1] or secrets.token_hex(8)
+        os.pwrite(descriptor, f"{os.getpid()} {name}\n".encode("ascii").ljust(LOCK_CHARACTERS), 0)
+        yield name
     finally:
         os.close(descriptor)
+
+
+def _said(descriptor: int) -> tuple[str, str]:
+    """Who has a lock file, and its name; "" for what it does not say."""
+    words = os.pread(descriptor, LOCK_CHARACTERS, 0).decode("ascii", "replace").split()
+    return (words[0] if words else ""), (words[1] if len(words) > 1 else "")
 
 
 def open_database(settings: Settings) -> Database:
     """The database, at the schema of this version. Raises Misconfigured, Unavailable."""
     folder = prepare_folder(settings)
-    if settings.database_url:
-        database = Database(settings.database_url)
-    else:
-        path = folder / DATABASE
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = Database(f"sqlite:///{path}")
+    if not settings.database_url:
+        os.close(os.open(folder / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
+    url = url_of(settings).render_as_string(hide_password=False)
+    database = Database(url, connections=settings.database_connections)
     migrate(database)
     return database
+
+
+def url_of(settings: Settings) -> URL:
+    """Where the database of a deployment lies, or is to lie. Raises Misconfigured."""
+    if settings.database_url:
+        return parsed(settings.database_url)
+    return URL.create("sqlite", database=str(settings.data_dir / DATABASE))
+
+
+def present_url(settings: Settings) -> URL:
+    """Where the database of a deployment that is there lies. Raises Misconfigured where there is none.
+
+    A mistyped folder is not to become a deployment.
+    """
+    url = url_of(settings)
+    is_file = url.get_backend_name() == "sqlite"
+    if not settings.data_dir.is_dir() or (is_file and not Path(url.database or "").exists()):
+        raise Misconfigured(f"There is no deployment in {settings.data_dir}; `tidemill init` makes one")
+    return url
 
 
 def make_tokens(settings: Settings) -> Tokens:
@@ -99,13 +154,14 @@ def add_account(
 ) -> tuple[User, str]:
     """Make an account in a deployment, beside a running server or without one.
 
-    Raises Misconfigured where there is no deployment: a mistyped folder is not to become one.
+    Raises Misconfigured where there is no deployment.
     """
-    settings = configuration.settings
-    if not settings.database_url and not (settings.data_dir / DATABASE).exists():
-        raise Misconfigured(f"There is no deployment in {settings.data_dir}; `tidemill init` makes one")
-    database = open_database(settings)
+    url = present_url(configuration.settings)
+    database = Database(url.render_as_string(hide_password=False))
     try:
+        if database.run(revision_of) is None:
+            raise Misconfigured("The database is empty; `tidemill init` makes a deployment")
+        migrate(database)
         return add_user(database, username, is_admin=is_admin, now=clock.now())
     finally:
         database.close()
@@ -121,10 +177,31 @@ def deployment_label(database: Database, settings: Settings) -> str:
             connection.execute(insert(facts), {"name": "deployment", "value": kept})
         return kept
 
-    kept = database.run(work)
+    try:
+        kept = database.run(work)
+    except IntegrityError:  # another server drew one at the same instant
+        kept = database.run(work)
     if settings.deployment and settings.deployment != kept:
         raise Misconfigured(
             f"This data folder belongs to the deployment {kept!r}, the setting says {settings.deployment!r}; "
             "a new name would lose sight of what runs"
         )
+    whose = mark(settings.data_dir, kept)
+    if whose != kept:
+        log.warning("the data folder is another deployment's; its files are left alone", of=whose, here=kept)
     return kept
+
+
+def mark(folder: Path, label: str) -> str:
+    """Mark a data folder as the deployment's, unless it is marked already; whose it is.
+
+    Whoever loses the database and begins anew keeps the users' disks: they are marked as another's.
+    """
+    path = folder / MARK
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return path.read_text("utf-8").strip() or label
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{label}\n")
+    return label

@@ -17,6 +17,7 @@ from typing import Any
 
 from tidemill.model.errors import Misconfigured
 
+OWN_FILE = "tidemill.toml"  # of the data folder, where no other is named
 LEAST_SECONDS = 0.01  # of what is done again and again
 
 
@@ -109,7 +110,16 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("data_dir", "/var/lib/tidemill", Path, "folder for the database, keys, disks and the guest"),
+    Setting(
+        "role",
+        "all",
+        _one_of("all", "api", "loop"),
+        "what this server does: all, or the api or the loop alone (PostgreSQL)",
+    ),
     Setting("database_url", "", str, "SQLAlchemy URL; empty for SQLite in the data folder"),
+    Setting(
+        "database_connections", 8, _some, "connections of this server to PostgreSQL; half read, half write"
+    ),
     Setting("host", "0.0.0.0", str, "address the API listens on"),  # noqa: S104 - a default to be reachable
     Setting("port", 8420, _port, "port the API listens on"),
     Setting(
@@ -128,12 +138,35 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tenant_networks", "10.213.0.0/16", str, "address pool for the tenants' private networks"),
     Setting("stop_grace", 10.0, _seconds, "seconds a stopping instance gets before it is killed"),
     Setting("simulated_nodes", 1, _count, "nodes of the simulated driver (64 cores, 512 GiB, 8 GPUs each)"),
+    Setting(
+        "simulated_folder",
+        "",
+        str,
+        "folder that the simulated engine is kept in, for servers that share it; empty for one in the data "
+        "folder; memory for none",
+    ),
+    Setting("simulated_pull_seconds", 4.0, _seconds, "seconds that the simulated engine takes for an image"),
+    Setting("simulated_start_seconds", 2.0, _seconds, "the same for a start; each instance has its own pace"),
+    Setting("simulated_stop_seconds", 1.0, _seconds, "the same for a stop"),
+    Setting(
+        "simulated_faults",
+        "",
+        str,
+        "what goes wrong there, as dials (docs/drivers.md) and their share of the calls: "
+        "slow_seconds=0.1:30 refuses=0.01",
+    ),
     Setting("cpu_overcommit", 1.0, _share, "how many times each core of a node may be given out"),
     Setting("memory_reserve_mb", 512, _count, "memory of each node that is never given out, in MiB"),
     Setting("beat", 2.0, _some_seconds, "seconds between passes of the loop when nothing rings"),
     Setting("full_pass", 60.0, _some_seconds, "seconds between passes that look at every instance"),
-    Setting("lease", 60.0, _some_seconds, "seconds that one pass owns an instance it works on"),
+    Setting(
+        "lease",
+        5.0,
+        _some_seconds,
+        "seconds without a sign of life after which a server's work is taken over",
+    ),
     Setting("driver_calls", 8, _some, "driver calls that run at the same time"),
+    Setting("driver_patience", 48.0, _some_seconds, "seconds that one call of a driver may take"),
     Setting("initializing_deadline", 300.0, _seconds, "seconds that Initializing may last"),
     Setting("pulling_deadline", 3600.0, _seconds, "seconds that PullingImage may last"),
     Setting("starting_deadline", 300.0, _seconds, "seconds that Starting may last"),
@@ -165,6 +198,7 @@ SETTINGS: tuple[Setting, ...] = (
         _one_of("auto", "true", "false"),
         "Secure attribute of the cookie: auto (by public_url), true, false",
     ),
+    Setting("metrics_token", "", str, "what who reads /metrics must show; empty for this machine alone"),
     Setting("log_format", "text", _one_of("text", "json"), "text or json"),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from tests.stock import HandClock
@@ -104,10 +103,9 @@ async def test_many_at_once_do_not_pass_the_limit(throttle: Throttle) -> None:
 
 
 async def test_two_servers_do_not_double_the_limit(
-    database: Database, throttle: Throttle, clock: HandClock, tmp_path: Path
+    database_url: str, throttle: Throttle, clock: HandClock
 ) -> None:
-    file = database.url.database
-    other_database = Database(f"sqlite:///{file}")
+    other_database = Database(database_url)
     try:
         other = Throttle(other_database, clock, SETTINGS)
         tries = (attempt(server, address=f"192.0.2.{n}") for n in range(15) for server in (throttle, other))

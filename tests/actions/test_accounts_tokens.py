@@ -181,3 +181,29 @@ def test_a_bad_file_among_the_keys_signs_nobody_out_of_a_running_server(tmp_path
     assert tokens.verify(tokens.issue(ALICE, START), START).user_id == ALICE.id
     with pytest.raises(Misconfigured):
         made(folder)
+
+
+@pytest.mark.parametrize("what", ["being copied", "open to others", "a folder"])
+def test_a_key_that_comes_in_two_steps_counts_once_it_is_whole(tmp_path: Path, what: str) -> None:
+    """The folder does not change with its files: who copies a key or mends its rights changes them alone."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    tokens, other = made(here), made(elsewhere)
+    old = tokens.issue(ALICE, START)
+    (theirs,) = elsewhere.iterdir()
+    file = here / "token-000002.pem"
+    if what == "a folder":
+        file.mkdir()  # an error of the machine, as a file of another owner is one
+    else:
+        file.write_bytes(b"" if what == "being copied" else theirs.read_bytes())
+        file.chmod(0o644 if what == "open to others" else 0o600)
+    os.utime(here, ns=(1, 1))  # as if time had passed: file systems round
+    tokens.verify(old, START)
+    if what == "a folder":
+        file.chmod(0o700)
+        tokens.verify(old, START)
+        file.rmdir()
+    file.write_bytes(theirs.read_bytes())
+    file.chmod(0o600)
+    os.utime(here, ns=(1, 1))
+    tokens.verify(other.issue(ALICE, START), START)
+    tokens.verify(old, START)

@@ -126,6 +126,12 @@ async def test_the_same_idempotency_key_is_the_same_instance(api: Served) -> Non
     assert (await api.post("/api/instance/list", PAGE)).json()["pager"]["totalEntries"] == 1
 
 
+async def test_two_idempotency_keys_are_none(api: Served) -> None:
+    headers = [*api.token().items(), ("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
+    answer = await api.client.post("/api/instance/create", json=LAUNCH, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalidIdempotencyKey")
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel", "a\tb"])
 async def test_bad_idempotency_keys(api: Served, key: str) -> None:
     headers = api.token() | {"Idempotency-Key": key.encode("latin-1")}
@@ -196,6 +202,7 @@ async def test_pages_and_filters(api: Served) -> None:
     assert await found(status="Running") == ([ids[0]], 1)
     assert await found(status=["Running", "Released"]) == ([ids[1], ids[0]], 2)
     assert await found(name="my") == (newest, 4)
+    assert await found(name="MY") == (newest, 4)
     assert await found(name="%") == ([], 0)
     assert await found(region=REGION.id) == (newest, 4)
     assert await found(region="x") == ([], 0)

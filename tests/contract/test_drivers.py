@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from tests.contract.conftest import Stage
+from tests.contract.conftest import DEVICES, Stage
 from tests.drivers.docker.world import SECONDS, is_phase, is_reachable, until
 
 from tidemill.drivers.contract import Driver, Logs, Unreachable
@@ -74,14 +74,33 @@ async def test_an_older_start_number_changes_nothing(stage: Stage, driver: Drive
     assert is_reachable(5)((await driver.observe())[workload.id])
 
 
+async def test_keys_change_while_it_runs_and_older_ones_do_not_come_back(
+    stage: Stage, driver: Driver
+) -> None:
+    first, second = "ssh-ed25519 AAAA one", "ssh-ed25519 BBBB two"
+    workload = stage.workload(authorized_keys=(first,), revision=3)
+    await until(driver, workload.id, is_reachable(1), ask=workload)
+    assert stage.lets_in(workload) == [first]
+    changed = replace(workload, authorized_keys=(second,), revision=4)
+    for late in (workload, replace(workload, start=2)):
+        await driver.ensure_running(changed)
+        await until(driver, workload.id, is_reachable(late.start), ask=late)
+        assert stage.lets_in(late) == [second]
+        changed = replace(changed, start=2)
+    after = stage.after_restart()
+    await until(after, workload.id, is_reachable(2), ask=replace(workload, start=2))
+    assert stage.lets_in(replace(workload, start=2)) == [second]
+    await after.close()
+
+
 async def test_stop_and_start(stage: Stage, driver: Driver) -> None:
     workload = stage.workload()
     await until(driver, workload.id, is_reachable(1), ask=workload)
-    await driver.ensure_stopped(workload.id)
-    seen = await until(driver, workload.id, is_phase(Phase.EXITED))
-    assert seen is not None
-    assert (seen.start, seen.exit_code) == (1, 0)
-    await driver.ensure_stopped(workload.id)
+    while not await driver.ensure_stopped(workload.id):
+        await asyncio.sleep(0.02)
+    seen = (await driver.observe())[workload.id]
+    assert (seen.phase, seen.start, seen.exit_code) == (Phase.EXITED, 1, 0)
+    assert await driver.ensure_stopped(workload.id)
     await driver.ensure_running(workload)  # the same start: it is not started again
     assert is_phase(Phase.EXITED)((await driver.observe())[workload.id])
     await until(driver, workload.id, is_reachable(2), ask=replace(workload, start=2))
@@ -119,7 +138,7 @@ async def test_absent_removes_and_can_be_repeated(stage: Stage, driver: Driver, 
 
 async def test_unknown_instances_are_stopped_and_absent_already(stage: Stage, driver: Driver) -> None:
     unknown = stage.workload()
-    await driver.ensure_stopped(unknown.id)
+    assert await driver.ensure_stopped(unknown.id)
     await driver.ensure_absent(unknown.id)
 
 
@@ -190,3 +209,14 @@ async def test_logs(stage: Stage, driver: Driver) -> None:
     last = b"".join([chunk async for chunk in driver.logs(workload.id, follow=False, tail=1)])
     assert last == whole.splitlines(keepends=True)[-1]
     assert b"".join([chunk async for chunk in driver.logs(workload.id, follow=False, tail=0)]) == b""
+
+
+async def test_what_runs_says_which_devices_it_has(stage: Stage, driver: Driver) -> None:
+    workload = stage.workload(devices=DEVICES)
+    running = await until(driver, workload.id, is_reachable(1), ask=workload)
+    assert running is not None
+    assert running.devices == ("null", "zero")
+    await driver.ensure_stopped(workload.id)
+    stopped = await until(driver, workload.id, is_phase(Phase.EXITED))
+    assert stopped is not None
+    assert stopped.devices == (), "what is stopped holds none"

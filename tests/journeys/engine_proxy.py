@@ -12,12 +12,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-ENGINE = "/var/run/docker.sock"
+ENGINE = Path("/var/run/docker.sock")
 CHUNK = 64 * 1024
 
 
 class EngineProxy:
-    """Passes bytes on from ``path`` to the engine.
+    """Passes bytes on from ``path`` to the engine at the socket ``engine``.
 
     ``down`` is an engine that was stopped, ``delay`` seconds is how late each of the client's
     messages gets to it (``forever``: not at all, and the client is left waiting).
@@ -25,8 +25,9 @@ class EngineProxy:
 
     forever = float("inf")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, engine: Path = ENGINE) -> None:
         self.path = path
+        self._engine = engine
         self.delay = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -75,7 +76,7 @@ class EngineProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            engine_reader, engine_writer = await asyncio.open_unix_connection(ENGINE)
+            engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
             self._open.add(engine_writer)
             try:
                 await asyncio.gather(

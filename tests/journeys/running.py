@@ -14,7 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -288,11 +289,19 @@ class Server:
         login = next(each for each in logins if each["username"] == username)
         return Tenant(self, login["username"], login["password"]).log_in()
 
+    @contextmanager
+    def database(self) -> Generator[Database]:
+        """Its database, opened beside it."""
+        opened = Database(self.settings.get("database_url") or f"sqlite:///{self.folder / 'tidemill.db'}")
+        try:
+            yield opened
+        finally:
+            opened.close()
+
     def add_tenant(self, username: str) -> Tenant:
         """One more user, logged in."""
         password = secrets.token_urlsafe(12)
-        database = Database(f"sqlite:///{self.folder / 'tidemill.db'}")
-        try:
+        with self.database() as database:
             database.run(
                 lambda connection: accounts.create_user(
                     connection,
@@ -302,8 +311,6 @@ class Server:
                     now=datetime.now(UTC),  # noqa: TID251 - the real server's clock is the real one
                 )
             )
-        finally:
-            database.close()
         return Tenant(self, username, password).log_in()
 
     def terminate_all(self, *tenants: Tenant, seconds: float = 60.0) -> None:
@@ -346,6 +353,27 @@ def docker(*arguments: str, input: bytes | None = None) -> str:
     done = subprocess.run(["docker", *arguments], input=input, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
+
+
+def running_container(id: str) -> str:
+    """The engine's id of the container that runs for an instance; "" while none does."""
+    return docker("ps", "--no-trunc", "--quiet", "--filter", f"label=tidemill.instance={id}")
+
+
+def described(id: str, template: str) -> str:
+    """What the engine says of an instance's running container; "" while there is none.
+
+    The container may go between the list and the look: then there is none, too.
+    """
+    container = running_container(id)
+    if not container:
+        return ""
+    try:
+        return docker("inspect", "--type", "container", "--format", template, container)
+    except AssertionError as error:
+        if "No such container" in str(error):
+            return ""
+        raise
 
 
 def secret_free(text: str, secrets_: Mapping[str, str]) -> None:

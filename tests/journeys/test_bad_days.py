@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.journeys.engine_proxy import EngineProxy
-from tests.journeys.running import SMALL, Server, Tenant, docker, environment
+from tests.journeys.running import SMALL, Server, Tenant, docker, environment, running_container
 from tests.journeys.visiting import Person
 from tests.journeys.waiting import until
 
@@ -160,6 +160,7 @@ def fill(ballast: Path) -> None:
                 pass
 
 
+@pytest.mark.databases("sqlite")  # what is full is the disk of its file
 def test_full_disk(small_disk: Path, deployment: Callable[..., Server], guest: Path, person: Person) -> None:
     """Too large a disk is refused with the numbers; a full one stops launches, and loses nothing."""
     server = deployment(str(small_disk / "data"), guest=guest).start()
@@ -294,7 +295,7 @@ def test_a_main_process_that_dies_again_and_again(user: Tenant) -> None:
     user.wait(id, "Running")
     messages: list[str] = []
     for number in range(3):
-        container = until("its container runs", lambda: _running_container(id), 20)
+        container = until("its container runs", lambda: running_container(id), 20)
         docker("kill", "--signal", "KILL", container)
         until("its death is told", lambda n=number: len(_deaths(user, id)) > n, 15)
         messages.append(_deaths(user, id)[-1]["message"])
@@ -305,10 +306,6 @@ def test_a_main_process_that_dies_again_and_again(user: Tenant) -> None:
     assert "exit code 137" in user.runtime(id)["diagnosisMessage"]
     user.do("terminate", id)
     until("it is released", lambda: user.status(id) == "Released", 10)
-
-
-def _running_container(id: str) -> str:
-    return docker("ps", "--quiet", "--filter", f"label=tidemill.instance={id}")
 
 
 def _deaths(user: Tenant, id: str) -> list[dict[str, str]]:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journeys.running import Server, Tenant, docker
+from tests.journeys.running import Server, Tenant, described, docker, running_container
 from tests.journeys.visiting import Person, Visit
 from tests.journeys.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+STARTED_AT = "{{.State.StartedAt}}"
 
 INIT = "\n".join(
     (
@@ -168,7 +170,7 @@ def test_stop_and_start_keep_everything(user: Tenant, person: Person, instance: 
     user.do("stop", instance)
     user.wait(instance, "Stopped")
     assert visit.ssh("true").returncode == 255
-    until("the container is not running", lambda: not _running(instance), 10)
+    until("the container is not running", lambda: not running_container(instance), 10)
     refused = user.ask("POST", "/api/instance/restart", {"instanceId": instance})
     assert (refused.status_code, "Stopped" in refused.json()["message"]) == (409, True)
     user.do("start", instance)
@@ -187,19 +189,19 @@ def test_stop_and_start_keep_everything(user: Tenant, person: Person, instance: 
 
 
 def test_restart(user: Tenant, visit: Visit, instance: str) -> None:
-    booted = _started_at(user, instance)
+    booted = described(instance, STARTED_AT)
     visit.say("echo still here > /root/restarted; sync")
     user.do("restart", instance)
-    until("it was started anew", lambda: _started_at(user, instance) != booted)
+    until("it was started anew", lambda: described(instance, STARTED_AT) not in (booted, ""))
     user.wait(instance, "Running")
     assert visit.say("cat /root/restarted") == "still here\n"
 
 
 def test_a_death_is_noticed_said_and_mended(user: Tenant, visit: Visit, instance: str) -> None:
-    booted = _started_at(user, instance)
+    booted = described(instance, STARTED_AT)
     seen = user.events(instance)[-1]["seq"]
     docker("kill", "--signal", "KILL", user.container(instance))
-    until("it was started anew", lambda: _started_at(user, instance) not in (booted, ""))
+    until("it was started anew", lambda: described(instance, STARTED_AT) not in (booted, ""))
     user.wait(instance, "Running")
     assert visit.say("cat /root/dataDisk/greeting") == "from the start\n"
     (death,) = [each for each in user.events(instance) if each["seq"] > seen and each["event"] == "exited"]
@@ -231,13 +233,7 @@ def test_terminate_and_nothing_is_left(
     assert listed["instances"] == []
     assert server.stop() == 0
     assert not server.leftovers()
-
-
-def _running(id: str) -> str:
-    return docker("ps", "--quiet", "--filter", f"label=tidemill.instance={id}")
-
-
-def _started_at(user: Tenant, id: str) -> str:
-    """When the engine started its container; "" while there is none that runs."""
-    running = _running(id)
-    return docker("inspect", "--format", "{{.State.StartedAt}}", running) if running else ""
+    assert "Traceback" not in server.log
+    url = server.settings.get("database_url", "")
+    assert bool(list(server.folder.glob("*.db*"))) == (not url)
+    assert not url or url not in server.log

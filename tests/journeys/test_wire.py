@@ -21,7 +21,8 @@ MISSING = r'{"message":"field \"instanceConfiguration.enableDocker\" is not set"
 
 @pytest.fixture(scope="module")
 def server(shared_deployment: Callable[..., Server]) -> Server:
-    return shared_deployment(settings={"driver": "simulated"}).start()
+    at_once = {"simulated_pull_seconds": 0, "simulated_start_seconds": 0, "simulated_stop_seconds": 0}
+    return shared_deployment(settings={"driver": "simulated"} | at_once).start()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.journeys.running import Tenant, free_port
 from tests.journeys.waiting import until
@@ -36,8 +37,11 @@ class Person:
         return self.key.with_suffix(".pub").read_text().strip()
 
     def at(self, tenant: Tenant, id: str) -> Visit:
+        """The way into an instance, as the API shows it now."""
+        return self.to(tenant.get(id))
+
+    def to(self, row: dict[str, Any]) -> Visit:
         """The way into an instance, as its row of the list shows it."""
-        row = tenant.get(id)
         spec, runtime = row["instanceSpecInfo"], row["instanceRuntimeInfo"]
         address = spec["regionInfo"]["sshAddress"]
         port = next(each["nodePort"] for each in spec["nodePorts"] if each["port"] == 22)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from sqlalchemy import select
 from tests.stock import REGION, HandClock, Stocked
 
 from tidemill.actions.launch import _accept
@@ -17,6 +18,7 @@ from tidemill.model.lifecycle import Event, State
 from tidemill.reconcile.loop import Loop
 from tidemill.settings import Settings
 from tidemill.store import instances
+from tidemill.store.schema import instances as instance_rows
 from tidemill.wake import Wake
 
 NODE = Node(
@@ -69,6 +71,13 @@ class House:
 
         return work(connection) if connection is not None else self.stocked.database.run(work)
 
+    def leased_to(self, id: str) -> str | None:
+        return self.stocked.database.run(
+            lambda c: c.execute(
+                select(instance_rows.c.leased_to).where(instance_rows.c.id == id)
+            ).scalar_one()
+        )
+
     async def until(
         self, loop: Loop, right: Callable[[], bool], *, seconds: float = 0.5, passes: int = 40
     ) -> None:
@@ -93,3 +102,4 @@ class House:
 async def settle(loop: Loop) -> None:
     while loop._working:
         await asyncio.gather(*loop._working.values())
+    await loop._orphans.settled()

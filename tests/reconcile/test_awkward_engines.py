@@ -13,7 +13,7 @@ from tests.stock import GPU_TYPE, HandClock, Stocked
 from tidemill.drivers.contract import Refused, Unreachable, Workload
 from tidemill.drivers.simulated.driver import SimulatedDriver
 from tidemill.model.lifecycle import Event, State
-from tidemill.model.observation import InstanceId, Seen
+from tidemill.model.observation import InstanceId, Phase, Seen
 from tidemill.settings import Settings
 from tidemill.store import reservations
 from tidemill.store.schema import instances as instance_rows
@@ -41,12 +41,12 @@ class Awkward(SimulatedDriver):
             raise asyncio.CancelledError
         await super().ensure_running(workload)
 
-    async def ensure_stopped(self, id: InstanceId) -> None:
+    async def ensure_stopped(self, id: InstanceId) -> bool:
         if self.ends_unanswered:
             raise Unreachable(self.ends_unanswered)
         if self.refuses_ends:
             raise Refused(self.refuses_ends)
-        await super().ensure_stopped(id)
+        return await super().ensure_stopped(id)
 
     async def ensure_absent(self, id: InstanceId) -> None:
         if self.refuses_ends:
@@ -141,14 +141,14 @@ async def test_what_was_claimed_is_given_back_when_the_engine_is_lost(
     driver.observed_well = 1
     await loop.run_pass()
     assert house.get(id).state is State.INITIALIZING
-    assert house.get(id).lease_until is None
+    assert house.leased_to(id) is None
     driver.observed_well = 10**9
     await house.until_state(loop, id, State.RUNNING, seconds=1, passes=6)
 
 
 async def test_an_engine_that_never_answers_ends_the_pass(awkward: tuple[House, Awkward]) -> None:
     house, driver = awkward
-    house.settings = Settings(lease=0.1)
+    house.settings = Settings(driver_patience=0.1)
     loop, id = house.loop(), house.launch()
     driver.hangs = True
     async with asyncio.timeout(10):
@@ -209,7 +209,7 @@ async def test_an_overdue_end_is_told_once(house: House) -> None:
     await house.until_state(loop, id, State.RUNNING)
     house.ask(id, Event.STOP)
 
-    async def never_stops(id: InstanceId) -> None:
+    async def never_stops(id: InstanceId) -> bool:
         raise Unreachable("no answer")
 
     house.driver.ensure_stopped = never_stops  # type: ignore[method-assign]
@@ -247,3 +247,39 @@ async def test_a_clock_that_steps_forward_makes_nobody_overdue(house: House) -> 
         house.clock.pass_by(2)
     assert house.get(id).state is State.STARTING
     await house.until_state(loop, id, State.STARTING_FAILED, seconds=20)
+
+
+async def test_a_machine_that_does_not_answer_has_not_stopped_what_runs_on_it(house: House) -> None:
+    loop, id = house.loop(), house.launch(type_id=GPU_TYPE.id)
+    await house.until_state(loop, id, State.RUNNING)
+    house.driver.play_node_lost(NODE.name)
+    house.ask(id, Event.STOP)
+    for _ in range(5):
+        await loop.run_pass()
+        await settle(loop)
+        house.clock.pass_by(house.settings.beat)
+    stopping = house.get(id)
+    assert (stopping.state, stopping.reason) == (State.STOPPING, "EngineUnreachable")
+    assert len(house.stocked.database.run(lambda c: reservations.devices_of(c, id))) == 1
+    house.driver.play_node_back(NODE.name)
+    await house.until_state(loop, id, State.STOPPED)
+
+
+async def test_what_is_hidden_and_takes_its_time_to_end_keeps_its_devices_until_it_has(
+    stocked: Stocked, clock: HandClock
+) -> None:
+    driver = SimulatedDriver(nodes=[NODE], sleep=clock.sleep, now=clock.monotonic)
+    house = House(stocked, clock, driver, Settings())
+    loop, id = house.loop(), house.launch(type_id=GPU_TYPE.id)
+    await house.until_state(loop, id, State.RUNNING)
+    house.driver.dials.hides = frozenset({id})
+    house.driver.dials.stop_seconds = 20
+    house.ask(id, Event.STOP)
+    while driver.made[id].seen.phase is not Phase.EXITED:
+        assert house.get(id).state is State.STOPPING, "it was taken for gone"
+        assert len(house.stocked.database.run(lambda c: reservations.devices_of(c, id))) == 1
+        await loop.run_pass()
+        await settle(loop)
+        house.clock.pass_by(house.settings.beat)
+    await house.until_state(loop, id, State.STOPPED)
+    await driver.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,9 @@ from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Event, State, Wanted, move
 from tidemill.model.observation import Phase, Seen
 from tidemill.model.offer import ChargeMode
-from tidemill.reconcile.decide import decide, restart_pause
+from tidemill.reconcile.decide import Plan, decide, owes_nothing, restart_pause
 from tidemill.settings import Settings
+from tidemill.store.instances import Standing
 
 SETTINGS = Settings()
 
@@ -58,7 +60,6 @@ INSTANCE = Instance(
     version=1,
     due_at=START,
     not_before=None,
-    lease_until=None,
     failures=0,
     revision=0,
     applied_revision=0,
@@ -68,7 +69,7 @@ INSTANCE = Instance(
 )
 
 rows = st.builds(
-    lambda state, start, revision, applied, failures, pause, script: replace(
+    lambda state, start, revision, applied, failures, pause, script, restored: replace(
         INSTANCE,
         state=state,
         start=start,
@@ -77,6 +78,7 @@ rows = st.builds(
         failures=failures,
         not_before=None if pause is None else START + timedelta(seconds=pause),
         init_script=script,
+        restored_from=START - timedelta(hours=1) if restored else None,
     ),
     st.sampled_from(sorted(State)),
     st.integers(1, 4),
@@ -85,6 +87,7 @@ rows = st.builds(
     st.integers(0, 12),
     st.none() | st.integers(-10, 600),
     st.sampled_from(["", "true"]),
+    st.booleans(),
 )
 views = st.none() | st.builds(
     Seen,
@@ -96,6 +99,27 @@ views = st.none() | st.builds(
     exit_code=st.none() | st.integers(0, 255),
     init_exit=st.none() | st.integers(-1, 255),
 )
+
+
+def come_to_rest(instance: Instance, seen: Seen | None) -> tuple[Instance, Plan]:
+    """The instance after everything that happened was recorded, and what is to be done then."""
+    now = START + timedelta(seconds=10)
+    for _ in range(6):
+        plan = decide(instance, seen, now, SETTINGS)
+        if plan.happened is None:
+            return instance, plan
+        cell = move(instance.state, plan.happened.event)
+        assert cell is not None
+        instance = replace(
+            instance,
+            state=cell.to,
+            start=plan.happened.start or instance.start + cell.new_start,
+            state_since=now,
+            reason=plan.happened.reason,
+            not_before=plan.happened.not_before,
+            restored_from=None,
+        )
+    pytest.fail("never comes to rest")
 
 
 @given(rows, views, st.integers(-7200, 7200))
@@ -119,22 +143,39 @@ def test_a_plan_is_always_one_that_can_be_carried_out(
 
 @given(rows, views)
 def test_deciding_anew_after_what_happened_comes_to_an_end(instance: Instance, seen: Seen | None) -> None:
-    now = START + timedelta(seconds=10)
-    for _ in range(6):
-        plan = decide(instance, seen, now, SETTINGS)
-        if plan.happened is None:
-            return
-        cell = move(instance.state, plan.happened.event)
-        assert cell is not None
+    come_to_rest(instance, seen)
+
+
+def standing_of(instance: Instance) -> Standing:
+    """As the database tells it of a row that is not due."""
+    rests = instance.restored_from is None and instance.applied_revision >= instance.revision
+    return Standing(instance.id, instance.state, instance.start, instance.init_exit, rests)
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_a_starting_server_leaves_alone_has_nothing_done_to_it(state: State) -> None:
+    for start, phase, shown, known, restored, keys in product(
+        (1, 2, 3), Phase, (None, 0), (None, 0), (None, START), (0, 1)
+    ):
         instance = replace(
-            instance,
-            state=cell.to,
-            start=instance.start + cell.new_start,
-            state_since=now,
-            reason=plan.happened.reason,
-            not_before=plan.happened.not_before,
+            INSTANCE, state=state, start=2, init_exit=known, restored_from=restored, revision=keys
         )
-    pytest.fail("never comes to rest")
+        seen = Seen(start, phase, init_exit=shown)
+        if owes_nothing(standing_of(instance), seen):
+            plan = decide(instance, seen, START, SETTINGS)
+            assert (plan.happened, plan.learned, plan.call) == (None, {}, None), (instance, seen)
+
+
+@pytest.mark.parametrize(
+    ("state", "seen"),
+    [
+        (State.RUNNING, Seen(3, Phase.REACHABLE)),
+        (State.STOPPED, Seen(3, Phase.EXITED, exit_code=0)),
+        (State.STOPPED, Seen(2, Phase.EXITED, exit_code=0)),
+    ],
+)
+def test_what_rests_as_the_engine_shows_it_is_left_alone(state: State, seen: Seen) -> None:
+    assert owes_nothing(standing_of(replace(INSTANCE, state=state, start=3)), seen)
 
 
 @given(rows, st.integers(1, 3), st.sampled_from([Phase.EXITED, Phase.REACHABLE, Phase.STARTED]))
@@ -143,7 +184,7 @@ def test_what_is_seen_of_an_older_start_is_no_news_of_this_one(
 ) -> None:
     if STATES[instance.state].wanted is not Wanted.RUNNING:
         return
-    instance = replace(instance, start=older + 1)
+    instance = replace(instance, start=older + 1, restored_from=None)
     plan = decide(instance, Seen(older, phase), START, SETTINGS)
     assert plan.happened is None
     waiting = instance.not_before is not None and START < instance.not_before <= START + timedelta(
@@ -229,6 +270,16 @@ def test_new_keys_are_brought_to_a_running_instance_and_nothing_else_is_done() -
     assert (plan.call, plan.look_again) == (None, None)
 
 
+def test_what_is_to_be_stopped_and_is_not_listed_is_stopped_once_the_driver_says_so() -> None:
+    plan = decide(replace(INSTANCE, state=State.STOPPING), None, START, SETTINGS)
+    assert (plan.happened, plan.call, plan.then) == (None, Wanted.STOPPED, Event.ABSENT)
+    made = decide(replace(INSTANCE, state=State.STOPPING), Seen(1, Phase.CREATED), START, SETTINGS)
+    assert (made.happened, made.call, made.then) == (None, Wanted.STOPPED, Event.EXITED)
+    exited = decide(replace(INSTANCE, state=State.STOPPING), Seen(1, Phase.EXITED), START, SETTINGS)
+    assert exited.happened is not None
+    assert exited.happened.event is Event.EXITED
+
+
 @pytest.mark.parametrize("state", [State.STARTING_FAILED, State.INITIALIZATION_FAILED])
 def test_what_failed_is_stopped_before_its_devices_are_free(state: State) -> None:
     failed = replace(INSTANCE, state=state)
@@ -238,3 +289,74 @@ def test_what_failed_is_stopped_before_its_devices_are_free(state: State) -> Non
     stopped = decide(failed, Seen(1, Phase.EXITED), START, SETTINGS)
     assert (stopped.call, stopped.then, stopped.look_again) == (Wanted.STOPPED, Event.EXITED, None)
     assert decide(failed, None, START, SETTINGS).then is Event.ABSENT
+
+
+RESTORED = replace(INSTANCE, restored_from=START - timedelta(hours=1))
+RUNNING_STATES = [state for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
+RESTING_STATES = [state for state, row in STATES.items() if row.wanted is Wanted.STOPPED]
+RUNS = [Phase.PULLING, Phase.STARTED, Phase.REACHABLE]
+RESTS = [Phase.EXITED, Phase.CREATED]
+
+
+@pytest.mark.parametrize("state", RUNNING_STATES)
+@pytest.mark.parametrize("seen", [None, *(Seen(start, phase) for phase in RESTS for start in (1, 2, 3))])
+def test_after_a_restore_nothing_is_started_that_does_not_run(state: State, seen: Seen | None) -> None:
+    """Its user may have ended it since, and would pay for what they do not know of."""
+    plan = decide(replace(RESTORED, state=state, start=2), seen, START, SETTINGS)
+    assert plan.happened is not None
+    assert plan.happened.event is Event.LOST
+    assert "backup of 2026-03-01 11:00:00 UTC" in plan.happened.message
+    assert plan.happened.start == (None if seen is None else max(2, seen.start))
+
+
+@pytest.mark.parametrize("state", RUNNING_STATES)
+@pytest.mark.parametrize("phase", RUNS)
+@pytest.mark.parametrize("restored", [True, False])
+def test_a_later_start_than_the_row_knows_is_adopted(state: State, phase: Phase, restored: bool) -> None:
+    row = replace(RESTORED if restored else INSTANCE, state=state)
+    plan = decide(row, Seen(3, phase), START, SETTINGS)
+    assert plan.happened is not None
+    assert (plan.happened.event, plan.happened.start) == (Event.ADOPTED, 3)
+
+
+@pytest.mark.parametrize("state", RESTING_STATES)
+def test_what_was_started_since_the_backup_is_not_stopped(state: State) -> None:
+    plan = decide(replace(RESTORED, state=state), Seen(2, Phase.REACHABLE), START, SETTINGS)
+    assert plan.happened is not None
+    assert (plan.happened.event, plan.happened.start) == (Event.ADOPTED, 2)
+
+
+@pytest.mark.parametrize("state", RESTING_STATES)
+def test_without_a_restore_what_should_not_run_is_stopped_whatever_its_start(state: State) -> None:
+    """Its user asked for the stop after the restore, before it was first looked at."""
+    plan = decide(replace(INSTANCE, state=state), Seen(2, Phase.REACHABLE), START, SETTINGS)
+    assert plan.happened is None
+    assert plan.call is Wanted.STOPPED
+    assert plan.learned["start"] == 2, "the next start has to be a later one"
+
+
+def test_a_restored_instance_that_runs_as_the_backup_says_is_left_alone() -> None:
+    row = replace(RESTORED, state=State.RUNNING)
+    plan = decide(row, Seen(1, Phase.REACHABLE), START, SETTINGS)
+    assert (plan.happened, plan.call, plan.learned) == (None, None, {"restored_from": None})
+
+
+def test_a_restored_instance_whose_terminate_was_asked_for_is_removed_whatever_its_start() -> None:
+    plan = decide(replace(RESTORED, state=State.TERMINATING), Seen(5, Phase.REACHABLE), START, SETTINGS)
+    assert (plan.happened, plan.call) == (None, Wanted.ABSENT)
+
+
+def test_a_stopped_instance_that_is_gone_says_so_once() -> None:
+    plan = decide(replace(RESTORED, state=State.STOPPED), None, START, SETTINGS)
+    assert plan.learned["reason"] == "LostInRestore"
+    assert "empty system disk" in str(plan.learned["message"])
+    assert decide(replace(INSTANCE, state=State.STOPPED), None, START, SETTINGS).learned == {}
+
+
+@given(rows, views)
+def test_what_is_ahead_of_its_row_is_caught_up_with(instance: Instance, seen: Seen | None) -> None:
+    """Else the next start would bear a number that the engine has had."""
+    if seen is None or seen.start <= instance.start or STATES[instance.state].wanted is Wanted.ABSENT:
+        return
+    instance, plan = come_to_rest(instance, seen)
+    assert plan.learned.get("start", instance.start) in {seen.start, seen.start + 1}

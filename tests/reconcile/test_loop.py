@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from dataclasses import replace
 
 import pytest
 from tests.reconcile.house import House, settle
 from tests.stock import GPU_TYPE
 
+from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.observation import Phase
+from tidemill.reconcile.claims import Claims
 from tidemill.store import instances
 
 
@@ -18,7 +22,7 @@ async def test_a_launch_runs_stops_starts_and_ends(house: House) -> None:
     running = await house.until_state(loop, id, State.RUNNING)
     assert running.started_at is not None
     assert running.due_at is None
-    assert running.lease_until is None
+    assert house.leased_to(id) is None
     house.ask(id, Event.STOP)
     await house.until_state(loop, id, State.STOPPED)
     assert house.driver.made[id].seen.phase is Phase.EXITED
@@ -78,15 +82,60 @@ async def test_a_new_server_finishes_what_the_old_one_began(house: House) -> Non
     assert house.get(id).reason == ""
 
 
+async def test_a_starting_server_takes_only_what_is_not_as_it_should_be(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With very many that run as they should, taking each of them keeps it from those that do not."""
+    first = house.loop()
+    ids = [house.launch() for _ in range(6)]
+    for id in ids:
+        await house.until_state(first, id, State.RUNNING)
+    house.ask(ids[0], Event.STOP)
+    await house.until_state(first, ids[0], State.STOPPED)
+    await first.run_pass()
+    house.driver.play_exit(ids[1])
+    house.driver.play_vanish(ids[2])
+    before = {id: house.get(id) for id in ids}
+    taken: list[set[str]] = []
+    take = Claims.take
+
+    async def spy(claims: Claims, named: Collection[str], owner: str, most: int) -> list[Instance]:
+        found = await take(claims, named, owner, most)
+        taken.append({instance.id for instance in found})
+        return found
+
+    monkeypatch.setattr(Claims, "take", spy)
+    second = house.loop()
+    await house.until(second, lambda: all(house.get(id).state is State.RUNNING for id in ids[1:3]))
+    assert taken[0] == set(ids[1:3])
+    assert set().union(*taken) == set(ids[1:3])
+    rest = [id for id in ids if id not in ids[1:3]]
+    assert {id: house.get(id) for id in rest} == {id: before[id] for id in rest}
+    # What was left alone is known: when the engine announces something, a change alone is noticed.
+    taken.clear()
+    house.driver.play_exit(ids[3])
+    second._hinted = True
+    await house.until(second, lambda: house.get(ids[3]).start == 2)
+    assert set().union(*taken) == {ids[3]}
+
+
 async def test_a_lease_of_a_dead_server_runs_out(house: House) -> None:
     id = house.launch()
-    dead = house.loop()
-    await dead._claim(set())
+    dead = await dies_at_work(house)
     alive = house.loop()
-    await alive.run_pass()
-    assert house.get(id).state is State.INITIALIZING
-    house.clock.pass_by(house.settings.lease + 1)
-    await house.until_state(alive, id, State.RUNNING)
+    for _ in range(8):
+        await alive.run_pass()
+        assert house.leased_to(id) == dead
+        house.clock.pass_by(house.settings.lease / 8)
+    await house.until_state(alive, id, State.RUNNING, passes=8)
+
+
+async def dies_at_work(house: House) -> str:
+    """A server that took its leases and was never heard of again; whom they name."""
+    loop = house.loop()
+    await loop._presence.keep()
+    assert await loop._claims.take((), loop._presence.id, 8)
+    return loop._presence.id
 
 
 async def test_a_clock_that_steps_back_an_hour_holds_nobody_up(house: House) -> None:
@@ -107,10 +156,9 @@ async def test_a_clock_that_steps_back_an_hour_holds_nobody_up(house: House) -> 
 
 async def test_a_lease_from_before_the_clock_stepped_back_is_over(house: House) -> None:
     id = house.launch()
-    dead = house.loop()
-    await dead._claim(set())
+    await dies_at_work(house)
     house.clock.set_back(3600)
-    await house.until_state(house.loop(), id, State.RUNNING, seconds=1, passes=3)
+    await house.until_state(house.loop(), id, State.RUNNING, seconds=1, passes=9)
 
 
 async def test_an_engine_without_an_answer_is_no_absence(house: House) -> None:
@@ -176,7 +224,8 @@ async def test_a_terminate_in_the_middle_of_anything_ends(house: House) -> None:
 async def test_an_orphan_is_removed_after_its_grace(house: House) -> None:
     loop, id = house.loop(), house.launch()
     await house.until_state(loop, id, State.RUNNING)
-    house.driver.made["notebook-of-nobody"] = house.driver.made[id]
+    workload = replace(house.driver.made[id].workload, id="notebook-of-nobody", ports=())
+    house.driver.play_stray(workload)
     house.clock.pass_by(61)
     await loop.run_pass()
     assert "notebook-of-nobody" in house.driver.made
@@ -218,9 +267,9 @@ async def test_the_running_loop_is_woken_by_the_engine_and_stops_when_told(house
         while house.get(id).state is not State.RUNNING:
             await asyncio.sleep(0.01)
         house.driver.play_exit(id)
-        while house.get(id).state is State.RUNNING:
+        while house.get(id).start == 1:
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert house.get(id).lease_until is None
+    assert house.leased_to(id) is None

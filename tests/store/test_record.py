@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -20,7 +20,6 @@ from tidemill.settings import Settings
 from tidemill.store import instances, reservations
 from tidemill.store.database import Database
 from tidemill.store.instances import Stale
-from tidemill.store.migrate import migrate
 from tidemill.store.schema import devices, events, meters, node_ports, nodes
 from tidemill.store.schema import reservations as reservation_rows
 
@@ -79,31 +78,27 @@ def check_books(connection: Connection, found: Instance) -> None:
 
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(st.sampled_from(sorted(Event)), st.integers(-3600, 3600)), max_size=25))
+@given(happenings=st.lists(st.tuples(st.sampled_from(sorted(Event)), st.integers(-3600, 3600)), max_size=25))
 def test_state_event_reservation_and_meter_agree_whatever_happens(
-    happenings: list[tuple[Event, int]],
+    new_url: Callable[[], str], happenings: list[tuple[Event, int]]
 ) -> None:
     clock = HandClock()
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{Path(folder) / 'x.db'}")
-        try:
-            migrate(database)
-            stocked = stock(database, clock)
-            instance = launched(stocked, clock, type_id=GPU_TYPE.id)
-            for event, seconds in happenings:
-                clock.pass_by(seconds)  # also backwards
-                before = instance
-                if move(instance.state, event) is None:
-                    with pytest.raises(Conflict):
-                        database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
-                else:
-                    instance = database.run(
-                        lambda c, i=instance, e=event: instances.record(c, i, e, clock.now())
-                    )
-                    assert instance.state is MOVES[before.state][event].to
-                database.run(lambda c, i=instance: check_books(c, i))
-        finally:
-            database.close()
+    database = Database(new_url())
+    try:
+        stocked = stock(database, clock)
+        instance = launched(stocked, clock, type_id=GPU_TYPE.id)
+        for event, seconds in happenings:
+            clock.pass_by(seconds)  # also backwards
+            before = instance
+            if move(instance.state, event) is None:
+                with pytest.raises(Conflict):
+                    database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
+            else:
+                instance = database.run(lambda c, i=instance, e=event: instances.record(c, i, e, clock.now()))
+                assert instance.state is MOVES[before.state][event].to
+            database.run(lambda c, i=instance: check_books(c, i))
+    finally:
+        database.close()
 
 
 def test_a_write_that_saw_an_older_version_is_refused(stocked: Stocked, clock: HandClock) -> None:
@@ -133,9 +128,7 @@ def test_no_device_is_given_twice_and_the_third_finds_none(stocked: Stocked, clo
     with pytest.raises(OutOfStock, match=r"1x H100.*out of stock.*local.*cpu-1"):
         launched(stocked, clock, type_id=GPU_TYPE.id)
     held = stocked.database.run(
-        lambda c: [
-            row.device_id for instance in (first, second) for row in reservations.devices_of(c, instance.id)
-        ]
+        lambda c: [row[0] for instance in (first, second) for row in reservations.devices_of(c, instance.id)]
     )
     assert sorted(held) == ["gpu-0", "gpu-1"]
 
@@ -219,3 +212,32 @@ def test_a_quota_counts_what_is_not_released_and_gpus_that_are_held(
     for event in (Event.TERMINATE, Event.ABSENT):
         first = stocked.database.run(lambda c, i=first, e=event: instances.record(c, i, e, clock.now()))
     launched(stocked, clock, settings=allowed, type_id=GPU_TYPE.id)
+
+
+def test_servers_whose_clocks_are_a_little_apart_bill_no_second_twice(
+    stocked: Stocked, clock: HandClock
+) -> None:
+    found = launched(stocked, clock)
+    ahead, behind = timedelta(seconds=0.5), timedelta(seconds=-0.5)
+
+    def happens(event: Event, apart: timedelta) -> None:
+        nonlocal found
+        clock.pass_by(0.1)
+        at, before = clock.now() + apart, found
+        found = stocked.database.run(lambda connection: instances.record(connection, before, event, at))
+
+    happens(Event.REACHABLE, ahead)
+    happens(Event.RESTART, ahead)
+    happens(Event.REACHABLE, behind)
+    happens(Event.STOP, behind)
+
+    def times(connection: Connection) -> list[datetime]:
+        rows = connection.execute(select(meters.c.opened_at, meters.c.closed_at).order_by(meters.c.id))
+        return [at for row in rows for at in row]
+
+    billed = stocked.database.run(times)
+    told = stocked.database.run(lambda c: instances.history(c, found.id, after=0, limit=10))
+    assert billed == sorted(billed)
+    assert len(billed) == 4
+    assert [line.at for line in told] == sorted(line.at for line in told)
+    assert found.due_at == clock.now() + behind  # looked at at once by whoever's clock that is

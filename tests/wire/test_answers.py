@@ -61,7 +61,6 @@ INSTANCE = Instance(
     version=1,
     due_at=None,
     not_before=None,
-    lease_until=None,
     failures=0,
     revision=0,
     applied_revision=0,

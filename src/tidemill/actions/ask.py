@@ -8,6 +8,7 @@ from tidemill.actions.context import Context
 from tidemill.actions.quota import check_quota
 from tidemill.model.account import Caller
 from tidemill.model.errors import NotFound
+from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State
 from tidemill.store import instances
 from tidemill.store.instances import Stale
@@ -28,7 +29,7 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
     """
     now = context.clock.now()
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> tuple[Instance, Instance]:
         instance = instances.get(connection, instance_id, user_id=caller.user.id)
         if instance is None or instance.state is State.RELEASED:
             raise not_found()
@@ -36,14 +37,16 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
             check_quota(
                 connection, context.settings, caller.user.id, new_instances=0, new_gpus=instance.gpu_num
             )
-        instances.record(connection, instance, event, now)
+        return instance, instances.record(connection, instance, event, now)
 
     for attempt in range(TRIES):
         try:
-            await context.database.write(work)
+            before, after = await context.database.write(work)
         except Stale:  # the loop wrote between our read and our write (PostgreSQL): look again
             if attempt == TRIES - 1:
                 raise
             continue
+        if after is not before:
+            context.metrics.moves.add(after.region_id, event.value, after.state.value)
         break
     context.wake.set()

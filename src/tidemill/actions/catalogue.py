@@ -29,7 +29,7 @@ async def stock(context: Context, caller: Caller) -> list[Stock]:
             )
         return found
 
-    return await context.database.read(work)
+    return await context.database.read_much(work)  # of every machine
 
 
 async def images(context: Context, caller: Caller) -> list[Image]:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from uuid import uuid4
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from tidemill.actions.context import Context
 from tidemill.actions.quota import check_quota
 from tidemill.model.account import Caller
-from tidemill.model.errors import Invalid, NotFound, OutOfStock, Unavailable
+from tidemill.model.errors import Invalid, NotFound, OutOfStock, TidemillError, Unavailable
 from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
 from tidemill.model.lifecycle import State
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
-from tidemill.model.placement import Need, fits
+from tidemill.model.placement import Need
 from tidemill.settings import Settings
 from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations
+from tidemill.store.instances import Stale
+
+TRIES = 50  # each one lost is a machine that was filled by somebody else
 
 
 async def launch(context: Context, caller: Caller, order: Order, *, key: str | None, body: bytes) -> str:
@@ -35,29 +38,47 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
     """
     now = context.clock.now()
     fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
+    new_id = _new_id()
 
     def work(connection: Connection) -> str:
         if key is not None:
-            earlier = launch_keys.find(connection, caller.user.id, key, fingerprint, now)
-            if earlier is not None:
+            earlier = launch_keys.keep(connection, caller.user.id, key, fingerprint, new_id, now)
+            if earlier != new_id:
                 return earlier
-        instance = _accept(connection, context.settings, caller.user.id, order, now)
-        if key is not None:
-            launch_keys.keep(connection, caller.user.id, key, fingerprint, instance.id, now)
-        return instance.id
+        return _accept(connection, context.settings, caller.user.id, order, now, new_id).id
 
     try:
-        instance_id = await context.database.write(work)
-    except IntegrityError:
-        if key is None:
-            raise
-        instance_id = await context.database.write(work)  # the same key won elsewhere: find its instance
+        instance_id = await _placed(context, work)
+    except TidemillError as error:
+        context.metrics.refused_launches.add(error.code)
+        raise
+    if instance_id == new_id:
+        context.metrics.launches.add(order.region_id)
     context.wake.set()
     return instance_id
 
 
+async def _placed(context: Context, work: Callable[[Connection], str]) -> str:
+    """The same again when another server filled the machine between our look and our reach (PostgreSQL)."""
+    for _ in range(TRIES):
+        try:
+            return await context.database.write(work)
+        except Stale:
+            continue
+    raise Unavailable("Too many launches at the same moment; please try again", code="busy")
+
+
+def _new_id() -> str:
+    return f"notebook-{uuid4()}"
+
+
 def _accept(
-    connection: Connection, settings: Settings, user_id: str, order: Order, now: datetime
+    connection: Connection,
+    settings: Settings,
+    user_id: str,
+    order: Order,
+    now: datetime,
+    instance_id: str | None = None,
 ) -> Instance:
     image, kind, region = _look_up(connection, order)
     price = _terms(settings, kind, order)
@@ -73,7 +94,7 @@ def _accept(
         )
     if node_id is None:
         raise OutOfStock(_out_of_stock(connection, kind, region))
-    instance_id = f"notebook-{uuid4()}"
+    instance_id = instance_id or _new_id()
     instance = Instance(
         id=instance_id,
         user_id=user_id,
@@ -113,7 +134,6 @@ def _accept(
         version=1,
         due_at=now,
         not_before=None,
-        lease_until=None,
         failures=0,
         revision=0,
         applied_revision=0,
@@ -179,11 +199,10 @@ def _out_of_stock(connection: Connection, kind: InstanceType, region: Region) ->
     instead: list[str] = []
     for other in offers.all_types(connection):
         need = Need(other.cpu_milli, other.memory_mb, other.gpu_num)
-        found = reservations.rooms(connection, other.gpu_name)
         for place in offers.all_regions(connection):
             if other.regions and place.id not in other.regions:
                 continue
-            if any(fits(room, need) for room in found.get(place.id, [])):
+            if reservations.place(connection, place.id, need, other.gpu_name) is not None:
                 instead.append(f"{other.name} in {place.name}")
     return f'instance type "{kind.name}" is out of stock in region "{region.name}"; in stock: ' + (
         ", ".join(instead) or "nothing at present"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from tidemill.actions import passwords
 from tidemill.actions.context import Context
 from tidemill.actions.throttle import Throttle
-from tidemill.model.errors import Unauthenticated
+from tidemill.model.errors import TooManyAttempts, Unauthenticated
 from tidemill.store import accounts
 
 
@@ -19,11 +19,16 @@ async def login(context: Context, throttle: Throttle, *, username: str, password
     ``address`` is the client's. Raises Unauthenticated (the same for an unknown user and a wrong
     password, after the same time), TooManyAttempts.
     """
-    async with throttle.attempt(username, address) as attempt:
-        found = await context.database.read(lambda connection: accounts.login_of(connection, username))
-        stored = None if found is None else found.password_hash
-        attempt.right = await asyncio.to_thread(passwords.matches, password, stored)
+    try:
+        async with throttle.attempt(username, address) as attempt:
+            found = await context.database.read(lambda connection: accounts.login_of(connection, username))
+            stored = None if found is None else found.password_hash
+            attempt.right = await asyncio.to_thread(passwords.matches, password, stored)
+    except TooManyAttempts:
+        context.metrics.login_failures.add("refused")
+        raise
     if found is None or not attempt.right:
+        context.metrics.login_failures.add("wrongPassword")
         raise Unauthenticated("Wrong user name or password", code="wrongPassword")
     if passwords.outdated(found.password_hash):
         await _hash_anew(context, found, password)

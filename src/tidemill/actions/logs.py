@@ -15,6 +15,7 @@ from tidemill.model.errors import Unavailable
 from tidemill.model.instance import Instance
 from tidemill.store import instances
 
+STOPPING = 2.0  # seconds that what is there already may take when the server stops
 PATIENCE = 1.0  # seconds that an answer waits for the first output of an instance that says nothing
 
 
@@ -44,15 +45,34 @@ async def open_logs(
             code="engineUnreachable",
             detail=str(error),
         ) from error
-    return _chained(first, stream)
+    return _chained(first, stream, context.stopping)
 
 
-async def _chained(first: asyncio.Future[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chained(
+    first: asyncio.Future[bytes], rest: AsyncIterator[bytes], stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """All of it, or until the server stops: a reader who follows would never let it."""
+    following = first
+    loop = asyncio.get_running_loop()
+
+    async def stops_at() -> float:
+        await stopping.wait()
+        return loop.time()
+
+    told = asyncio.ensure_future(stops_at())
     try:
-        yield await first
-        async for chunk in rest:
-            yield chunk
+        while True:
+            await asyncio.wait([following, told], return_when=asyncio.FIRST_COMPLETED)
+            if told.done() and (not following.done() or loop.time() > told.result() + STOPPING):
+                yield b"\n[the server is stopping; ask again for the rest]\n"
+                return
+            yield following.result()
+            following = asyncio.ensure_future(anext(rest))
+    except StopAsyncIteration:
+        return
     except Unreachable:
         yield b"\n[the machine stopped answering; ask again for the rest]\n"
     finally:
-        first.cancel()
+        for waiting in (following, told):
+            waiting.cancel()
+        await asyncio.gather(following, told, return_exceptions=True)

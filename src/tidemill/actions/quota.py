@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from tidemill.model.errors import Forbidden
 from tidemill.settings import Settings
-from tidemill.store import instances
+from tidemill.store import accounts, instances
 
 
 def check_quota(
@@ -16,6 +16,7 @@ def check_quota(
     limits = (settings.quota_instances, settings.quota_gpus)
     if not any(limits):
         return
+    accounts.take_turn(connection, user_id)
     used = instances.in_use(connection, user_id)
     for name, limit, use, more in zip(
         ("instances", "GPUs"), limits, used, (new_instances, new_gpus), strict=True

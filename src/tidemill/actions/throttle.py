@@ -84,7 +84,6 @@ class Throttle:
         )
 
         def work(connection: Connection) -> datetime | None:
-            login_failures.sweep(connection, now, self._window)
             rows = [
                 (subject, login_failures.lock(connection, subject, now), most) for subject, most in limits
             ]
@@ -95,6 +94,7 @@ class Throttle:
                     return since + self._window
             for subject, row, _ in rows:
                 login_failures.write(connection, subject, self._recent(row, now) + 1, now)
+            login_failures.sweep(connection, now, self._window)
             return None
 
         until = await self._database.write(work)

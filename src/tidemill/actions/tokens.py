@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
+from tidemill.logs import Logger
 from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured, Unauthenticated
 
-log = structlog.get_logger("tokens")
+log = Logger("tokens")
 
 BITS = 2048
 BITS_LEAST = 2048
@@ -65,6 +65,7 @@ class Tokens:
         self._issuer = issuer
         self._audience = audience
         self._seen = -1
+        self._trouble = ""  # why the keys could not be read at the last look
         self._keys: dict[str, RSAPrivateKey] = {}
         self._verified: OrderedDict[bytes, Claims] = OrderedDict()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,6 +74,12 @@ class Tokens:
         if not _files(folder):
             add_key(folder, first=True)
         self._look()
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The keys that verify; the last one signs."""
+        self._look()
+        return tuple(self._keys)
 
     def issue(self, user: User, now: datetime) -> str:
         """A new token for ``user``, good for ``seconds`` from ``now``."""
@@ -137,21 +144,26 @@ class Tokens:
 
         What cannot be read while the server runs signs nobody out: the keys it has stay good.
         """
-        seen = self._folder.stat().st_mtime_ns
-        if seen == self._seen:
-            return
         try:
+            seen = self._folder.stat().st_mtime_ns
+            if seen == self._seen:
+                return
             keys = {_kid(key): key for key in map(_read, _files(self._folder))}
             if not keys:
                 raise Misconfigured(f"No token key is left in {self._folder}; restart the server to make one")
-        except Misconfigured as error:
+        except (Misconfigured, OSError) as error:
             if not self._keys:
                 raise
-            log.error("the token keys cannot be read again; those in memory stay", error=error.message)
+            # Tried again at every look: a file that is written to its end, or whose rights are mended,
+            # does not show at its folder.
+            if str(error) != self._trouble:
+                log.error("the token keys cannot be read again; those in memory stay", error=str(error))
+            self._trouble = str(error)
         else:
             self._keys = keys
             self._verified.clear()
-        self._seen = seen
+            self._trouble = ""
+            self._seen = seen
 
 
 def add_key(folder: Path, *, first: bool = False) -> Path:
@@ -182,6 +194,22 @@ def add_key(folder: Path, *, first: bool = False) -> Path:
             return target
     finally:
         new.unlink()
+
+
+def key_troubles(folder: Path) -> list[str]:
+    """What is wrong with the keys that lie there; nothing is made or changed."""
+    files = _files(folder)
+    if not files:
+        return ["there is no key that signs access tokens; the server makes one when it starts"]
+    troubles: list[str] = []
+    for file in files:
+        try:
+            _read(file)
+        except Misconfigured as error:
+            troubles.append(error.message)
+        except OSError as error:
+            troubles.append(f"The token key {file} cannot be read ({error.strerror})")
+    return troubles
 
 
 def _files(folder: Path) -> list[Path]:

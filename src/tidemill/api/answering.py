@@ -66,10 +66,13 @@ def query_count(request: Request, name: str, default: int | None, most: int = LA
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The header Idempotency-Key. Raises Invalid for one that is empty, too long or not printable ASCII."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
+    """The header Idempotency-Key. Raises Invalid for two of them, and for one that can be no key."""
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         return None
+    if len(keys) > 1:
+        raise Invalid("header Idempotency-Key must be sent once", code="invalidIdempotencyKey")
+    key = keys[0]
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_MOST or not (key.isascii() and key.isprintable()):
         raise Invalid(
             f"header Idempotency-Key must have 1 to {IDEMPOTENCY_KEY_MOST} printable ASCII characters",

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 
 from tidemill.actions.context import Context
 from tidemill.actions.throttle import Throttle
-from tidemill.api import accounts, apikeys, catalogue, health, instances, sshkeys
-from tidemill.api.answering import failure
+from tidemill.api import accounts, apikeys, catalogue, health, instances, metrics, sshkeys
+from tidemill.api.answering import context_of, failure
 from tidemill.api.callers import Trust
 from tidemill.api.describe import document
 from tidemill.api.edge import Edge, TooLarge
@@ -39,18 +39,21 @@ STATUS: dict[type[TidemillError], int] = {
     TooManyAttempts: 429,
     Unavailable: 503,
 }
+WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, health, metrics)
+WATCHED = (health, metrics)  # what a server without the API answers to those who watch it
 NOT_LOGGED_IN: dict[str, object] = {"code": -1, "message": str(Unauthenticated())}
 
 
 def create_app(context: Context) -> FastAPI:
     """The application over ``context``. Raises Misconfigured."""
     settings = context.settings
+    serves_api = settings.role != "loop"
     over_tls = settings.public_url.startswith("https:")
     app = FastAPI(
         title="tidemill",
         version=version("tidemill"),
         description="A GPU cloud rented by the hour, on machines you own.",
-        openapi_url="/api/openapi.json",
+        openapi_url="/api/openapi.json" if serves_api else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -59,9 +62,9 @@ def create_app(context: Context) -> FastAPI:
     app.state.throttle = Throttle(context.database, context.clock, settings)
     app.state.trust = Trust.of(settings.public_url, settings.trusted_proxies)
     app.state.secure_cookie = {"true": True, "false": False}.get(settings.secure_cookie, over_tls)
-    for module in (instances, accounts, apikeys, sshkeys, catalogue, health):
+    for module in WHOLE if serves_api else WATCHED:
         app.include_router(module.router)
-    app.add_middleware(Edge, limit=settings.body_limit, over_tls=over_tls)
+    app.add_middleware(Edge, limit=settings.body_limit, over_tls=over_tls, metrics=context.metrics)
     app.add_exception_handler(TidemillError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.openapi = lambda: _documented(app)
@@ -105,7 +108,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     said = {
-        404: ("There is nothing at this path; /api/openapi.json lists what there is", "pathNotFound"),
+        404: ("This server has no API, only /healthz, /readyz and /metrics", "pathNotFound")
+        if context_of(request).settings.role == "loop"
+        else ("There is nothing at this path; /api/openapi.json lists what there is", "pathNotFound"),
         405: (
             "This path does not take this method; the header Allow says which it takes",
             "methodNotAllowed",

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import secrets
 import traceback
+from time import perf_counter
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidemill.metrics import Metrics
 from tidemill.model.errors import TidemillError
 
 _log = structlog.get_logger("tidemill.api")
@@ -33,8 +35,9 @@ class TooLarge(TidemillError):
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, limit: int, over_tls: bool) -> None:
+    def __init__(self, app: ASGIApp, limit: int, over_tls: bool, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._limit = limit
         self._headers: tuple[tuple[bytes, bytes], ...] = (
             (b"x-content-type-options", b"nosniff"),
@@ -49,6 +52,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = secrets.token_hex(8)
+        began = perf_counter()
         started = False
         read = 0
 
@@ -65,6 +69,8 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                seconds = perf_counter() - began
+                self._metrics.answered(_route(scope), scope["method"], message["status"], seconds)
                 message["headers"] = self._dress(message.get("headers", []), scope["path"], request_id)
             await send(message)
 
@@ -102,6 +108,11 @@ class Edge:
             if not any(name == b"cache-control" for name, _ in headers):
                 dressed.append((b"cache-control", b"no-store"))
         return dressed
+
+
+def _route(scope: Scope) -> str:
+    """The path of the route that answers, its parameters by name; "" where there is none."""
+    return str(getattr(scope.get("route"), "path_format", ""))
 
 
 async def _send(send: Send, status: int, message: str, code: str, *, close: bool = False) -> None:

@@ -12,13 +12,15 @@ Rules, which ``tests/contract`` runs against every driver:
 - Calls return as soon as the engine accepted the work: long work (an image pull) goes on in the
   driver, shows in :meth:`Driver.observe`, and announces itself through :meth:`Driver.changes`.
   So one call may do only the next step: ask again until what is seen is what is wanted.
-- A call whose caller gives up (cancels) may still be carried out.
+- A call whose caller gives up (cancels) may still be carried out, also after a later one: what may
+  change while an instance runs has a revision, and an older one never replaces a newer one.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -34,7 +36,14 @@ class Refused(DriverError):
 
 
 class NoRoom(DriverError):
-    """The node cannot hold this workload now: place it elsewhere or tell the user."""
+    """The node cannot hold this workload now: place it elsewhere or tell the user.
+
+    ``node_port`` is the one of the workload's that somebody else has, where that is the reason.
+    """
+
+    def __init__(self, message: str, *, node_port: int | None = None) -> None:
+        super().__init__(message)
+        self.node_port = node_port
 
 
 class Unreachable(DriverError):
@@ -47,7 +56,7 @@ class Device:
 
     ``id`` is what the engine calls it (an NVIDIA GPU's UUID); ``paths`` are device nodes to pass
     through as they are, for accelerators that need no runtime of their own. ``name`` is the
-    model, as the catalogue shows it ("H100-SXM-80GB").
+    model, as the catalogue shows it ("H100-SXM-80GB"). No two devices of a driver have the same ``id``.
     """
 
     id: str
@@ -90,8 +99,10 @@ class Workload:
         ports: published ports; the one with ``port == 22`` is the guest's ssh server.
         data_disk_gb: size of the disk at /root/dataDisk in GB (10^9 bytes); 0 for a plain folder.
         authorized_keys: lines in OpenSSH's format; may change while the instance runs.
+        revision: of the authorized_keys; the higher number has the later ones.
         host_key: the 32-byte seed of the instance's ed25519 ssh host key.
         init_script: run once, as root, at the first start; "" for none.
+        node: the machine it was placed on, by its name; a driver that has only one need not look.
     """
 
     id: InstanceId
@@ -110,6 +121,8 @@ class Workload:
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     devices: tuple[Device, ...] = ()
     data_disk_gb: int = 0
+    node: str = ""
+    revision: int = 0
 
 
 class Guest(Protocol):
@@ -157,7 +170,10 @@ class Driver(Protocol):
         ...
 
     async def observe(self) -> Mapping[InstanceId, Seen]:
-        """Everything of this deployment that the engine has, in one listing. Raises Unreachable."""
+        """Everything of this deployment that the engine has, in one listing. Raises Unreachable.
+
+        What runs says which devices it has, also what no instance wants: they are given to nobody else.
+        """
         ...
 
     def changes(self) -> AsyncIterator[None]:
@@ -173,8 +189,12 @@ class Driver(Protocol):
         """
         ...
 
-    async def ensure_stopped(self, id: InstanceId) -> None:
-        """Stop it and keep its disks. Nothing there, or stopped already, is success."""
+    async def ensure_stopped(self, id: InstanceId) -> bool:
+        """Stop it and keep its disks; whether nothing of it runs any more.
+
+        False while its end, which was accepted, takes its time: whatever a listing says, it still has
+        what it was given. Nothing there, or stopped already, is success. Raises Refused, Unreachable.
+        """
         ...
 
     async def ensure_absent(self, id: InstanceId) -> None:
@@ -195,4 +215,63 @@ class Logs(Protocol):
 
         Raises Unreachable. Yields nothing when the instance has never been started.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Something of this deployment that a machine keeps and :meth:`Driver.observe` does not show.
+
+    Attributes:
+        kind: what it is, in a word or two ("disk", "network"); "instance" is taken.
+        name: what the machine calls it; with ``kind`` it names one thing.
+        instance: whose it is; "" for what belongs to a tenant, or to nobody.
+        tenant: for what belongs to a tenant as a whole, whose it is.
+    """
+
+    kind: str
+    name: str
+    instance: InstanceId = ""
+    tenant: str = ""
+
+
+@runtime_checkable
+class Traces(Protocol):
+    """A driver whose machine may keep more than it shows: what a crash left, or a stranger's hand."""
+
+    async def traces(self) -> Sequence[Trace]:
+        """All there is of this deployment, what is in use too: the caller knows what is wanted.
+
+        Raises Unreachable.
+        """
+        ...
+
+    def shows(self, kind: str, name: str) -> bool:
+        """Whether :meth:`traces` would have shown it: files of another server's folder it would not."""
+        ...
+
+    async def erase(self, trace: Trace) -> None:
+        """Remove it, unless it came into use meanwhile. Nothing there is success.
+
+        Raises Refused, Unreachable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What an engine says of itself: its version, its clock, and the room where system disks are kept."""
+
+    version: str
+    at: datetime | None = None
+    folder: str = ""
+    free_gb: float | None = None
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A driver whose engine can be asked how it is."""
+
+    async def report(self) -> EngineReport:
+        """Raises Unreachable."""
         ...

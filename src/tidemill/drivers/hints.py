@@ -10,7 +10,7 @@ class Hints:
     """Any number of listeners; each gets at least one hint after every :meth:`ring`."""
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, None] = {}  # in the order they came: the same every time
 
     def ring(self) -> None:
         for listener in self._listeners:
@@ -19,11 +19,11 @@ class Hints:
     async def listen(self) -> AsyncGenerator[None]:
         """Yields after each ring (rings before the listener looks count as one), for ever."""
         listener = asyncio.Event()
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         try:
             while True:
                 await listener.wait()
                 listener.clear()
                 yield
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)

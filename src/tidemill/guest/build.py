@@ -40,8 +40,8 @@ def build(folder: Path, *, update: bool = False) -> Path:
     Raises Misconfigured when the packages cannot be had or are not as expected.
     """
     recipe = _recipe()
-    if not update and (built := _newest(folder, recipe)):
-        return built
+    if not update and (there := _newest(folder, recipe)):
+        return there
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as temporary:
         work = Path(temporary)
@@ -60,6 +60,11 @@ def build(folder: Path, *, update: bool = False) -> Path:
             if not target.is_dir():  # else another process built the same at the same time
                 raise
     return target
+
+
+def built(folder: Path) -> Path | None:
+    """The guest of the present recipe that is there already."""
+    return _newest(folder, _recipe())
 
 
 def _recipe() -> str:

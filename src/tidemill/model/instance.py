@@ -61,6 +61,8 @@ class Instance:
         revision, applied_revision: what is wanted inside (keys) against what the driver was given.
         price_micro: micro-units of the currency per period of the charge mode.
         progress: percent of the image pull, where known.
+        restored_from: the instant of the backup that the row came from, until it was compared with
+            the engine; what the engine has by then was not brought about by this row.
     """
 
     id: str
@@ -101,13 +103,13 @@ class Instance:
     version: int
     due_at: datetime | None
     not_before: datetime | None
-    lease_until: datetime | None
     failures: int
     revision: int
     applied_revision: int
     progress: int | None
     init_exit: int | None
     started_at: datetime | None
+    restored_from: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Event(StrEnum):
     ABSENT = "absent"
     NO_ROOM = "noRoom"
     REFUSED = "refused"
+    ADOPTED = "adopted"  # running in a start later than the row's: the row came from a backup
+    LOST = "lost"  # not running when it was looked for after a restore
     # done by time or money
     OVERDUE = "overdue"
     UNPAID = "unpaid"
@@ -64,6 +66,8 @@ SEEN_EVENTS = frozenset(
         Event.ABSENT,
         Event.NO_ROOM,
         Event.REFUSED,
+        Event.ADOPTED,
+        Event.LOST,
     }
 )
 TIMED_EVENTS = frozenset({Event.OVERDUE, Event.UNPAID, Event.EXPIRED, Event.RECLAIMED})
@@ -145,6 +149,8 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.OVERDUE: Move(S.INITIALIZATION_FAILED),
         E.UNPAID: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
+        E.ADOPTED: Move(S.STARTING),
+        E.LOST: Move(S.STOPPED),
     },
     S.PULLING_IMAGE: {
         E.START: Move(S.PULLING_IMAGE),
@@ -159,6 +165,8 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.OVERDUE: Move(S.INITIALIZATION_FAILED),
         E.UNPAID: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
+        E.ADOPTED: Move(S.STARTING),
+        E.LOST: Move(S.STOPPED),
     },
     S.STARTING: {
         E.START: Move(S.STARTING),
@@ -172,6 +180,8 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.OVERDUE: Move(S.STARTING_FAILED),
         E.UNPAID: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
+        E.ADOPTED: Move(S.STARTING),
+        E.LOST: Move(S.STOPPED),
     },
     S.RUNNING: {
         E.START: Move(S.RUNNING),
@@ -182,6 +192,8 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.ABSENT: Move(S.RESTARTING, new_start=True),
         E.UNPAID: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
+        E.ADOPTED: Move(S.STARTING),
+        E.LOST: Move(S.STOPPED),
     },
     S.RESTARTING: {
         E.START: Move(S.RESTARTING),
@@ -195,6 +207,8 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.OVERDUE: Move(S.STARTING_FAILED),
         E.UNPAID: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
+        E.ADOPTED: Move(S.STARTING),
+        E.LOST: Move(S.STOPPED),
     },
     S.STOPPING: {
         E.STOP: Move(S.STOPPING),
@@ -202,12 +216,14 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.EXITED: Move(S.STOPPED),
         E.ABSENT: Move(S.STOPPED),
         E.OVERDUE: Move(S.STOPPING),  # never counted as done: it says so and goes on trying
+        E.ADOPTED: Move(S.STARTING),
     },
     S.STOPPED: {
         E.START: Move(S.STARTING, new_start=True),
         E.STOP: Move(S.STOPPED),
         E.TERMINATE: Move(S.TERMINATING),
         E.UNPAID: Move(S.ARCHIVED),
+        E.ADOPTED: Move(S.STARTING),
     },
     S.STARTING_FAILED: {
         E.START: Move(S.STARTING, new_start=True),
@@ -215,6 +231,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.TERMINATE: Move(S.TERMINATING),
         E.EXITED: Move(S.STARTING_FAILED),
         E.ABSENT: Move(S.STARTING_FAILED),
+        E.ADOPTED: Move(S.STARTING),
     },
     S.INITIALIZATION_FAILED: {
         E.START: Move(S.INITIALIZING, new_start=True),
@@ -222,12 +239,14 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.TERMINATE: Move(S.TERMINATING),
         E.EXITED: Move(S.INITIALIZATION_FAILED),
         E.ABSENT: Move(S.INITIALIZATION_FAILED),
+        E.ADOPTED: Move(S.STARTING),
     },
     S.ARCHIVED: {
         E.START: Move(S.STARTING, new_start=True),
         E.STOP: Move(S.ARCHIVED),
         E.TERMINATE: Move(S.TERMINATING),
         E.EXPIRED: Move(S.TERMINATING),
+        E.ADOPTED: Move(S.STARTING),
     },
     S.TERMINATING: {
         E.TERMINATE: Move(S.TERMINATING),

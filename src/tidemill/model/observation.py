@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 InstanceId = str
@@ -31,8 +32,10 @@ class Seen:
         reason: a short word for what is wrong ("BackOff", "OOMKilled"), or "".
         message: the engine's own words about it, fit for the user's eyes, or "".
         exit_code: of the main process, when exited.
+        ended_at: when that was, by the engine's clock, where it says so.
         init_exit: how the init script ended: its exit code, ``-1`` when it was interrupted;
             None while it has not ended or when there is none.
+        devices: ids of the accelerators that it has while it runs.
     """
 
     start: int
@@ -41,4 +44,6 @@ class Seen:
     reason: str = ""
     message: str = ""
     exit_code: int | None = None
+    ended_at: datetime | None = None
     init_exit: int | None = None
+    devices: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, move
 from tidemill.model.observation import Phase, Seen
 from tidemill.settings import Settings
+from tidemill.store.instances import APART, Standing
 
 NOT_RUNNING = frozenset({Phase.EXITED, Phase.CREATED})
 
@@ -27,6 +28,8 @@ class Happened:
     message: str = ""
     not_before: datetime | None = None
     failures: int | None = None
+    start: int | None = None  # the start that the engine is in, when the row did not know it
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Plan:
 
     Attributes:
         happened: the event to record first, if any; the rest of the plan is then decided anew.
-        learned: columns to note (progress, reason, message, init_exit), no change of state.
+        learned: columns to note (progress, reason, message, init_exit, ...), no change of state.
         call: what to ask the driver for, if anything.
         then: the event to record after the call succeeded.
         look_again: when to look at it again; None when at rest.
@@ -54,7 +57,7 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     if happened is not None:
         return Plan(happened=happened, look_again=now)
     learned = _what_was_learned(instance, seen)
-    if instance.state_since > now and STATES[instance.state].deadline is not None:
+    if instance.state_since > now + APART and STATES[instance.state].deadline is not None:
         learned["state_since"] = now  # the clock was set back: the deadline counts from here
     wanted = STATES[instance.state].wanted
     if instance.state is State.RELEASED:
@@ -72,6 +75,28 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)
 
 
+def is_as_wanted(state: State, seen: Seen | None) -> bool:
+    """Whether the engine shows what is wanted in ``state``."""
+    wanted = STATES[state].wanted
+    if wanted is Wanted.RUNNING:
+        return seen is not None and seen.phase is Phase.REACHABLE
+    if wanted is Wanted.STOPPED:
+        return seen is None or seen.phase in NOT_RUNNING
+    return False
+
+
+def owes_nothing(standing: Standing, seen: Seen) -> bool:
+    """Whether :func:`decide` would have nothing to do about an instance that rests, and shows like this."""
+    row = STATES[standing.state]
+    if row.deadline is not None or row.keeps is Keeps.UNTIL_SEEN_STOPPED:
+        return False
+    if not standing.rests or not is_as_wanted(standing.state, seen):
+        return False
+    if seen.start != standing.start:
+        return row.wanted is Wanted.STOPPED and seen.start < standing.start
+    return seen.init_exit is None or standing.init_exit is not None
+
+
 def _is_pausing(until: datetime, now: datetime, settings: Settings) -> bool:
     """A pause longer than any can be is from before the clock was set back, and over."""
     return now < until <= now + timedelta(seconds=settings.restart_pause_most)
@@ -80,12 +105,15 @@ def _is_pausing(until: datetime, now: datetime, settings: Settings) -> bool:
 def _keep_stopped(
     instance: Instance, seen: Seen | None, learned: dict[str, object], again: datetime | None
 ) -> Plan:
-    running = seen is not None and seen.phase not in NOT_RUNNING
-    if running or STATES[instance.state].keeps is not Keeps.UNTIL_SEEN_STOPPED:
-        return Plan(learned=learned, call=Wanted.STOPPED if running else None, look_again=again)
-    # It failed and is not running: once the driver says so too, what it held is free again.
+    if seen is not None and seen.phase not in NOT_RUNNING:
+        return Plan(learned=learned, call=Wanted.STOPPED, look_again=again)
     gone = Event.ABSENT if seen is None else Event.EXITED
-    return Plan(learned=learned, call=Wanted.STOPPED, then=gone)
+    if move(instance.state, gone) is None:
+        return Plan(learned=learned, look_again=again)
+    # By the listing it does not run: once the driver says so too, what it holds is free again. A listing
+    # may leave out what is on a machine that does not answer; a call for it is not answered either. And
+    # what is made and not started may be on its way, by a call that was given up.
+    return Plan(learned=learned, call=Wanted.STOPPED, then=gone, look_again=again)
 
 
 def _is_owed(instance: Instance, seen: Seen | None) -> bool:
@@ -100,6 +128,9 @@ def _is_owed(instance: Instance, seen: Seen | None) -> bool:
 def _what_happened(
     instance: Instance, seen: Seen | None, now: datetime, settings: Settings
 ) -> Happened | None:
+    unforeseen = _what_a_restore_shows(instance, seen)
+    if unforeseen is not None:
+        return unforeseen
     event = _event_of(instance, seen)
     if event is not None:
         cell = move(instance.state, event)
@@ -115,14 +146,56 @@ def _what_happened(
     return Happened(Event.OVERDUE, "Overdue", _overdue_message(instance, seen, allowed))
 
 
+def _what_a_restore_shows(instance: Instance, seen: Seen | None) -> Happened | None:
+    """What the first look at a row from a backup shows of what its user did since.
+
+    A start is written down before it is asked for, so a later one in the engine is one that a
+    backup did not know: what runs goes on as it is. What does not run is not started by itself:
+    its user may have ended it, and would pay for what they do not know of.
+    """
+    wanted = STATES[instance.state].wanted
+    runs = seen is not None and seen.phase not in NOT_RUNNING
+    is_restored = instance.restored_from is not None
+    if wanted is not Wanted.ABSENT and seen is not None and runs and seen.start > instance.start:
+        if wanted is Wanted.RUNNING or is_restored:
+            message = (
+                f"{_since_when(instance)}The machine runs start {seen.start} of this instance, later than "
+                f"start {instance.start}, which was the last that the server knew; it goes on as it is"
+            )
+            return Happened(Event.ADOPTED, "Adopted", message, start=seen.start)
+        return None
+    if wanted is not Wanted.RUNNING or runs or not is_restored:
+        return None
+    message = (
+        f"{_since_when(instance)}{_NOT_THERE}"
+        if seen is None
+        else f"{_since_when(instance)}This instance was found not running. It is not started by itself: "
+        "start it to go on with its disks, or terminate it"
+    )
+    ahead = None if seen is None else max(seen.start, instance.start)
+    return Happened(Event.LOST, "LostInRestore", message, start=ahead)
+
+
+_NOT_THERE = (
+    "The machine does not have this instance any more. It is not made anew by itself: "
+    "start it to have that done, with an empty system disk, or terminate it"
+)
+
+
+def _since_when(instance: Instance) -> str:
+    if instance.restored_from is None:
+        return ""
+    return f"The server was restored from a backup of {instance.restored_from:%Y-%m-%d %H:%M:%S} UTC. "
+
+
 def _event_of(instance: Instance, seen: Seen | None) -> Event | None:
     """The lifecycle's word for what was seen; None when it says nothing about this start."""
     wanted = STATES[instance.state].wanted
     if seen is None:
-        # While it is being brought up, not being there yet is no news.
-        return None if wanted is Wanted.ABSENT else Event.ABSENT
+        # What is to be stopped and not there is so once the driver says it too: see _keep_stopped.
+        return Event.ABSENT if wanted is Wanted.RUNNING else None
     if wanted is not Wanted.RUNNING:
-        return Event.EXITED if seen.phase in NOT_RUNNING else None
+        return Event.EXITED if seen.phase is Phase.EXITED else None
     if seen.start != instance.start:
         return None
     return {
@@ -156,6 +229,7 @@ def _with_reason(
         _exit_message(seen, pause),
         not_before=now + timedelta(seconds=pause),
         failures=failures,
+        ended_at=seen.ended_at if seen is not None else None,
     )
 
 
@@ -189,9 +263,9 @@ def _overdue_message(instance: Instance, seen: Seen | None, allowed: float) -> s
 
 
 def _what_was_learned(instance: Instance, seen: Seen | None) -> dict[str, object]:
+    learned = _what_a_restore_taught(instance, seen)
     if seen is None or seen.start != instance.start:
-        return {}
-    learned: dict[str, object] = {}
+        return learned
     if seen.phase is Phase.PULLING and seen.percent != instance.progress:
         learned["progress"] = seen.percent
     if instance.state is State.PULLING_IMAGE and (seen.reason, seen.message) != (
@@ -201,6 +275,17 @@ def _what_was_learned(instance: Instance, seen: Seen | None) -> dict[str, object
         learned["reason"], learned["message"] = seen.reason, seen.message
     if seen.init_exit is not None and instance.init_exit is None:
         learned["init_exit"] = seen.init_exit
+    return learned
+
+
+def _what_a_restore_taught(instance: Instance, seen: Seen | None) -> dict[str, object]:
+    learned: dict[str, object] = {}
+    if instance.restored_from is not None:
+        learned["restored_from"] = None  # it was compared with the engine: by now
+        if seen is None and instance.state in {State.STOPPED, State.ARCHIVED}:
+            learned["reason"], learned["message"] = "LostInRestore", _since_when(instance) + _NOT_THERE
+    if seen is not None and seen.start > instance.start:
+        learned["start"] = seen.start  # the next start has to be a later one
     return learned
 
 

@@ -14,13 +14,14 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.model.account import ApiKey, Scope, SshKey, User
 from tidemill.model.errors import Conflict, Forbidden, Invalid
 from tidemill.store import schema
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import users
 
 USERNAME_MOST = 255
 KEYS_MOST = 100
 
 _USER = (users.c.id, users.c.username, users.c.is_admin, users.c.token_epoch, users.c.created_at)
-_USER_BY_ID = select(*_USER).where(users.c.id == bindparam("wanted_id"))
+_USER_BY_ID = Prepared(select(*_USER).where(users.c.id == bindparam("wanted_id")))
 _API_KEY = tuple(
     schema.api_keys.c[name] for name in ("id", "name", "hint", "scope", "created_at", "expires_at")
 )
@@ -28,7 +29,12 @@ _SSH_KEY = tuple(
     schema.ssh_keys.c[name] for name in ("id", "name", "public_key", "fingerprint", "created_at")
 )
 
-_SSH_KEYS = (
+_OWNER_OF_KEY = Prepared(
+    select(*_USER, *_API_KEY)
+    .join_from(users, schema.api_keys, schema.api_keys.c.user_id == users.c.id)
+    .where(schema.api_keys.c.hash == bindparam("wanted_hash"))
+)
+_SSH_KEYS = Prepared(
     select(*_SSH_KEY)
     .where(schema.ssh_keys.c.user_id == bindparam("owner"))
     .order_by(schema.ssh_keys.c.created_at, schema.ssh_keys.c.id)
@@ -85,8 +91,8 @@ def _taken(name: str) -> Conflict:
 
 
 def by_id(connection: Connection, user_id: str) -> User | None:
-    row = connection.execute(_USER_BY_ID, {"wanted_id": user_id}).mappings().first()
-    return None if row is None else _user(row)
+    row = _USER_BY_ID.first(connection, {"wanted_id": user_id})
+    return None if row is None else User(*row)
 
 
 def by_username(connection: Connection, username: str) -> User | None:
@@ -123,9 +129,14 @@ def _user(row: RowMapping) -> User:
     return User(row["id"], row["username"], row["is_admin"], row["token_epoch"], row["created_at"])
 
 
+def take_turn(connection: Connection, user_id: str) -> None:
+    """Until the transaction ends, nobody else counts what this user has in order to add to it."""
+    connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update(key_share=True))
+
+
 def _make_room(connection: Connection, table: Table, user_id: str, what: str) -> None:
     """Raise Forbidden when the user has as many rows of ``table`` as may be; else hold the place."""
-    connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+    take_turn(connection, user_id)
     count = connection.execute(
         select(func.count()).select_from(table).where(table.c.user_id == user_id)
     ).scalar_one()
@@ -171,15 +182,11 @@ def delete_api_key(connection: Connection, user_id: str, key_id: str) -> bool:
 
 def owner_of_api_key(connection: Connection, key_hash: str) -> tuple[User, ApiKey] | None:
     """Whose key that is; also for an expired one."""
-    row = (
-        connection.execute(
-            select(*_API_KEY, schema.api_keys.c.user_id).where(schema.api_keys.c.hash == key_hash)
-        )
-        .mappings()
-        .first()
-    )
-    owner = None if row is None else by_id(connection, row["user_id"])
-    return None if row is None or owner is None else (owner, _api_key(row))
+    row = _OWNER_OF_KEY.first(connection, {"wanted_hash": key_hash})
+    if row is None:
+        return None
+    key_id, name, hint, scope, created_at, expires_at = row[len(_USER) :]
+    return User(*row[: len(_USER)]), ApiKey(key_id, name, hint, Scope(scope), created_at, expires_at)
 
 
 def _api_key(row: RowMapping) -> ApiKey:
@@ -209,8 +216,7 @@ def add_ssh_key(connection: Connection, user_id: str, key: SshKey) -> None:
 
 def ssh_keys(connection: Connection, user_id: str) -> list[SshKey]:
     """The user's ssh keys, oldest first."""
-    rows = connection.execute(_SSH_KEYS, {"owner": user_id}).mappings()
-    return [SshKey(**row) for row in rows]
+    return [SshKey(*row) for row in _SSH_KEYS.all(connection, {"owner": user_id})]
 
 
 def delete_ssh_key(connection: Connection, user_id: str, key_id: str) -> bool:

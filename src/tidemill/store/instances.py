@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
     RowMapping,
-    Update,
     and_,
     bindparam,
     case,
@@ -22,35 +21,81 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement
 
-from tidemill.model.errors import Conflict
+from tidemill.model.errors import Conflict, OutOfStock, Unavailable
 from tidemill.model.instance import Happening, Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees, move
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
-from tidemill.store import reservations
+from tidemill.store import reservations, sightings
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import events, instances, meters
 
 COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
-_BY_ID = _SELECT.where(instances.c.id == bindparam("wanted_id"))
-_INSERT = insert(instances)
+_BY_ID = Prepared(_SELECT.where(instances.c.id == bindparam("wanted_id")))
+_INSERT = Prepared(insert(instances), columns=COLUMNS)
 _HOLDING = [state.value for state, row in STATES.items() if row.keeps is not Keeps.NO]
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
-_EVENT = insert(events).inline()
-_OPEN_METER = insert(meters).inline()
+_EVENT = Prepared(
+    insert(events).inline(),
+    columns=(
+        "instance_id",
+        "user_id",
+        "at",
+        "event",
+        "from_state",
+        "to_state",
+        "start",
+        "reason",
+        "message",
+    ),
+)
+_OPEN_METER = Prepared(insert(meters).inline(), columns=("instance_id", "start", "opened_at"))
+_STANDINGS = Prepared(
+    select(
+        instances.c.id,
+        instances.c.state,
+        instances.c.start,
+        instances.c.init_exit,
+        and_(
+            instances.c.due_at.is_(None),
+            instances.c.restored_from.is_(None),
+            instances.c.applied_revision >= instances.c.revision,
+        ).label("rests"),
+    ).where(instances.c.region_id == bindparam("here"), instances.c.state != State.RELEASED.value)
+)
+_AT_STATE, _AT_MODE, _AT_KEYS = (COLUMNS.index(name) for name in ("state", "charge_mode", "ssh_key_ids"))
+
+
+APART = timedelta(seconds=5)  # by how much the clocks of servers may differ that share a database
+
+
+class Standing(NamedTuple):
+    """Where an instance stands: what of its row is compared with a listing of everything.
+
+    ``rests`` says that nothing is owed to it by the row alone: it is not due, whenever; its user's keys were
+    given; and it does not come from a backup that was not compared with the engine yet.
+    """
+
+    id: str
+    state: State
+    start: int
+    init_exit: int | None
+    rests: bool
 
 
 class Stale(Exception):
     """The row changed since it was read: read it again and decide anew."""
 
 
-def from_row(row: RowMapping) -> Instance:
-    values: dict[str, Any] = dict(row)
-    values["state"] = State(values["state"])
-    values["charge_mode"] = ChargeMode(values["charge_mode"])
-    if values["ssh_key_ids"] is not None:
-        values["ssh_key_ids"] = tuple(values["ssh_key_ids"])
-    return Instance(**values)
+def from_row(row: Sequence[Any]) -> Instance:
+    """An instance from a row of ``COLUMNS``."""
+    values = list(row)
+    values[_AT_STATE] = State(values[_AT_STATE])
+    values[_AT_MODE] = ChargeMode(values[_AT_MODE])
+    if values[_AT_KEYS] is not None:
+        values[_AT_KEYS] = tuple(values[_AT_KEYS])
+    return Instance(*values)
 
 
 def need_of(instance: Instance) -> Need:
@@ -58,19 +103,24 @@ def need_of(instance: Instance) -> Need:
 
 
 def insert_new(connection: Connection, instance: Instance) -> None:
-    """Write a new instance with its reservation and its first event. Raises OutOfStock."""
+    """Write a new instance with its reservation and its first event.
+
+    Raises Stale when its place was taken since it was chosen.
+    """
     values = {name: getattr(instance, name) for name in COLUMNS}
-    connection.execute(_INSERT, values)
-    reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
+    _INSERT.run(connection, values)
+    try:
+        reservations.reserve(connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name)
+    except OutOfStock:
+        raise Stale(instance.node_id) from None
     _write_event(connection, instance, "launch", instance.state, instance.created_at, "", "")
 
 
 def get(connection: Connection, instance_id: str, *, user_id: str | None = None) -> Instance | None:
     """One instance; None when it is not there, or not ``user_id``'s."""
-    row = connection.execute(_BY_ID, {"wanted_id": instance_id}).mappings().first()
-    if row is None or (user_id is not None and row["user_id"] != user_id):
-        return None
-    return from_row(row)
+    row = _BY_ID.first(connection, {"wanted_id": instance_id})
+    found = None if row is None else from_row(row)
+    return None if found is None or user_id not in {None, found.user_id} else found
 
 
 def page(
@@ -91,7 +141,7 @@ def page(
     elif not include_released:
         conditions.append(instances.c.state != State.RELEASED.value)
     if name is not None:
-        conditions.append(instances.c.name.contains(name, autoescape=True))
+        conditions.append(_folded(connection).contains(_lowered(name), autoescape=True))
     if region_id is not None:
         conditions.append(instances.c.region_id == region_id)
     total = connection.execute(select(func.count()).select_from(instances).where(*conditions)).scalar_one()
@@ -100,8 +150,18 @@ def page(
         .order_by(instances.c.created_at.desc(), instances.c.id.desc())
         .offset(offset)
         .limit(limit)
-    ).mappings()
+    )
     return [from_row(row) for row in rows], total
+
+
+def _folded(connection: Connection) -> ColumnElement[str]:
+    """Names with A to Z as a to z and every other letter as it is: the same on both databases."""
+    name = instances.c.name
+    return func.lower(name.collate("C") if connection.dialect.name == "postgresql" else name)
+
+
+def _lowered(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:
@@ -125,20 +185,30 @@ def record(
     message: str = "",
     not_before: datetime | None = None,
     failures: int | None = None,
+    start: int | None = None,
+    ended_at: datetime | None = None,
 ) -> Instance:
     """Move ``instance`` by ``event``: the only writer of an instance's state.
 
     Writes the new state, its event, its reservation and its meter together, on condition that
     nobody changed the row since ``instance`` was read. Returns the instance as it is now; an
-    event that changes nothing writes nothing.
+    event that changes nothing writes nothing. ``start`` is the start that the engine is in, where
+    the row did not know it; ``ended_at`` is when its process ended, where the engine knows.
 
-    Raises Conflict (no such move), Stale (read again), OutOfStock (no room to start again).
+    Raises Conflict (no such move), Stale (read again), OutOfStock (no room to start again),
+    Unavailable (it came from a backup, and what it is now is not known yet).
     """
+    if event is Event.RESTART and instance.restored_from is not None:  # nobody could tell it was done
+        raise Unavailable(
+            "The server was restored from a backup and has not found this instance yet; try again later",
+            code="notFoundYet",
+        )
     cell = move(instance.state, event)
     if cell is None:
         raise Conflict(
             f"Cannot {event.value} an instance that is {instance.state.value}", code="stateForbids"
         )
+    due, at = at, _not_before(instance.state_since, at)
     moved = cell.to is not instance.state or cell.new_start
     released = frees(cell.to, event)
     says = (reason, message) != (instance.reason, instance.message) and bool(reason or message)
@@ -151,23 +221,30 @@ def record(
         state_since=at if entered else instance.state_since,
         reason=reason if (moved or says) else instance.reason,
         message=message if (moved or says) else instance.message,
-        start=instance.start + 1 if cell.new_start else instance.start,
+        start=instance.start + 1 if cell.new_start else (start or instance.start),
         not_before=not_before if moved else instance.not_before,
         failures=instance.failures if failures is None else failures,
         progress=None if entered else instance.progress,
         started_at=at if entered and cell.to is State.RUNNING else instance.started_at,
-        due_at=None if cell.to is State.RELEASED else at,
+        due_at=None if cell.to is State.RELEASED else due,
+        restored_from=None if moved else instance.restored_from,
     )
     changed = _write(connection, instance, changed)
     if moved or says:
         _write_event(connection, changed, event.value, instance.state, at, reason, message)
     before, after = STATES[instance.state], STATES[cell.to]
     if before.billed and not after.billed:
-        _close_meter(connection, instance.id, at)
+        # Nobody saw it running between the backup that it came from and now.
+        until = instance.restored_from or at
+        sightings.close_meter(connection, instance, event, until, ended_at)
     if after.billed and not before.billed:
-        connection.execute(_OPEN_METER, {"instance_id": instance.id, "start": changed.start, "opened_at": at})
+        _OPEN_METER.run(connection, {"instance_id": instance.id, "start": changed.start, "opened_at": at})
     if released:
         reservations.release(connection, instance.id)
+    elif event is Event.ADOPTED:
+        reservations.take_what_it_has(
+            connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name
+        )
     elif after.wanted is Wanted.RUNNING and before.wanted is not Wanted.RUNNING:
         reservations.reserve_again(
             connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name
@@ -175,6 +252,14 @@ def record(
     if cell.to is State.RELEASED:
         reservations.release_ports(connection, instance.id)
     return changed
+
+
+def _not_before(before: datetime, at: datetime) -> datetime:
+    """``at``, or ``before`` when another server wrote that by a clock a little ahead of this one's.
+
+    So a history does not go back in time, and no second is on two meters.
+    """
+    return before if at < before <= at + APART else at
 
 
 def note(connection: Connection, instance: Instance, **columns: Any) -> Instance:
@@ -193,12 +278,12 @@ def tell(connection: Connection, instance: Instance, at: datetime, happened: str
 
 
 @cache
-def _update_of(columns: frozenset[str]) -> Update:
+def _update_of(columns: frozenset[str]) -> Prepared:
     """The guarded update of these columns; few sets of columns ever change together."""
-    return (
+    return Prepared(
         update(instances)
         .where(instances.c.id == bindparam("written_id"), instances.c.version == bindparam("seen_version"))
-        .values({name: bindparam(f"new_{name}", type_=instances.c[name].type) for name in columns})
+        .values({name: bindparam(f"new_{name}", type_=instances.c[name].type) for name in sorted(columns)})
     )
 
 
@@ -206,10 +291,8 @@ def _write(connection: Connection, instance: Instance, changed: Instance) -> Ins
     changed = replace(changed, version=instance.version + 1)
     columns = frozenset(name for name in COLUMNS if getattr(changed, name) != getattr(instance, name))
     values: dict[str, Any] = {f"new_{name}": getattr(changed, name) for name in columns}
-    written = connection.execute(
-        _update_of(columns), values | {"written_id": instance.id, "seen_version": instance.version}
-    )
-    if written.rowcount != 1:
+    values |= {"written_id": instance.id, "seen_version": instance.version}
+    if _update_of(columns).run(connection, values) != 1:
         raise Stale(instance.id)
     return changed
 
@@ -223,8 +306,8 @@ def _write_event(
     reason: str,
     message: str,
 ) -> None:
-    connection.execute(
-        _EVENT,
+    _EVENT.run(
+        connection,
         {
             "instance_id": instance.id,
             "user_id": instance.user_id,
@@ -239,41 +322,25 @@ def _write_event(
     )
 
 
-def _close_meter(connection: Connection, instance_id: str, at: datetime) -> None:
-    """Close the open meter; never before it was opened, even when the clock was set back."""
-    opened = connection.execute(
-        select(meters.c.id, meters.c.opened_at).where(
-            meters.c.instance_id == instance_id, meters.c.closed_at.is_(None)
-        )
-    ).first()
-    if opened is not None:
-        connection.execute(
-            update(meters).where(meters.c.id == opened.id).values(closed_at=max(at, opened.opened_at))
-        )
-
-
 def extend_deadlines(connection: Connection, regions: Sequence[str], at: datetime) -> None:
     """Let the deadline of every state that passes count from ``at``."""
     connection.execute(
         update(instances)
         .where(
-            instances.c.region_id.in_(list(regions)),
-            instances.c.state.in_(_PASSING),
-            instances.c.state_since < at,
+            _in_turn(
+                instances.c.region_id.in_(list(regions)),
+                instances.c.state.in_(_PASSING),
+                instances.c.state_since < at,
+            )
         )
         .values(state_since=at, version=instances.c.version + 1, due_at=at)
     )
 
 
-def awake(connection: Connection, regions: Sequence[str]) -> list[str]:
-    """Instances that something is owed to, whenever: a clock that was set back puts due times far away."""
-    return list(
-        connection.execute(
-            select(instances.c.id).where(
-                instances.c.region_id.in_(list(regions)), instances.c.due_at.is_not(None)
-            )
-        ).scalars()
-    )
+def _in_turn(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Many rows, taken by everybody in the same order: two who want the same wait, but not in a circle."""
+    chosen = select(instances.c.id).where(*conditions).order_by(instances.c.id).with_for_update()
+    return instances.c.id.in_(chosen)
 
 
 def unreleased(connection: Connection, ids: Collection[str]) -> set[str]:
@@ -297,14 +364,20 @@ def regions_in_use(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def wanted(connection: Connection, regions: Sequence[str]) -> dict[str, Wanted]:
-    """What is wanted of every instance that is not Released."""
-    rows = connection.execute(
-        select(instances.c.id, instances.c.state).where(
-            instances.c.region_id.in_(list(regions)), instances.c.state != State.RELEASED.value
-        )
+def standings(connection: Connection, region_id: str) -> Iterator[Standing]:
+    """Every instance of the region that is not Released, as it stands; a hundred thousand take their time."""
+    for id, state, start, init_exit, rests in _STANDINGS.all(connection, {"here": region_id}):
+        yield Standing(id, State(state), start, init_exit, bool(rests))
+
+
+def ids_of_region(connection: Connection, region_id: str) -> list[str]:
+    """Every instance of the region that is not Released."""
+    unreleased = instances.c.state != State.RELEASED.value
+    return list(
+        connection.execute(
+            select(instances.c.id).where(instances.c.region_id == region_id, unreleased)
+        ).scalars()
     )
-    return {row.id: STATES[State(row.state)].wanted for row in rows}
 
 
 def touch_for_user(connection: Connection, user_id: str, at: datetime) -> None:
@@ -312,7 +385,7 @@ def touch_for_user(connection: Connection, user_id: str, at: datetime) -> None:
     running = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
     connection.execute(
         update(instances)
-        .where(and_(instances.c.user_id == user_id, instances.c.state.in_(running)))
+        .where(_in_turn(instances.c.user_id == user_id, instances.c.state.in_(running)))
         .values(revision=instances.c.revision + 1, version=instances.c.version + 1, due_at=at)
     )
 

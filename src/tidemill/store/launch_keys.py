@@ -4,44 +4,60 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, select, text, tuple_
 
 from tidemill.model.errors import Conflict
-from tidemill.store.schema import launch_keys
+from tidemill.store.schema import Instant, launch_keys
 
 KEPT = timedelta(hours=24)
+SWEEP_MOST = 100
+
+# The same words on both databases. Whoever brings a key that another transaction is about to keep waits
+# for its end. One that is too old to count is taken over.
+_KEEP = text(
+    "INSERT INTO launch_keys (user_id, key, body_hash, instance_id, created_at) "
+    "VALUES (:user_id, :key, :body_hash, :instance_id, :now) "
+    "ON CONFLICT (user_id, key) DO UPDATE "
+    "SET body_hash = excluded.body_hash, instance_id = excluded.instance_id, "
+    "created_at = excluded.created_at "
+    "WHERE launch_keys.created_at < :oldest"
+).bindparams(bindparam("now", type_=Instant), bindparam("oldest", type_=Instant))
 
 
-def find(connection: Connection, user_id: str, key: str, body_hash: str, now: datetime) -> str | None:
-    """The instance that ``key`` launched in the last 24 h. Raises Conflict for another body."""
-    connection.execute(delete(launch_keys).where(launch_keys.c.created_at < now - KEPT))
-    row = connection.execute(
+def keep(
+    connection: Connection, user_id: str, key: str, body_hash: str, instance_id: str, now: datetime
+) -> str:
+    """The instance that ``key`` launches: ``instance_id``, or the one it launched in the last 24 h.
+
+    To be called before anything else of the launch is looked at: of two that come at the same moment with
+    the last machine to give, the second is to get the first one's instance, and not to hear that there
+    is none left. Raises Conflict for another body.
+    """
+    asked = {"user_id": user_id, "key": key, "body_hash": body_hash, "instance_id": instance_id, "now": now}
+    if connection.execute(_KEEP, asked | {"oldest": now - KEPT}).rowcount == 1:
+        _sweep(connection, now)
+        return instance_id
+    earlier = connection.execute(
         select(launch_keys.c.body_hash, launch_keys.c.instance_id).where(
             launch_keys.c.user_id == user_id, launch_keys.c.key == key
         )
-    ).first()
-    if row is None:
-        return None
-    if row.body_hash != body_hash:
+    ).one()
+    if earlier.body_hash != body_hash:
         raise Conflict(
             "This Idempotency-Key was used with another body in the last 24 hours; use a new key "
             "for a new launch, or send the first body again",
             code="idempotencyKeyReused",
         )
-    return row.instance_id
+    return earlier.instance_id
 
 
-def keep(
-    connection: Connection, user_id: str, key: str, body_hash: str, instance_id: str, now: datetime
-) -> None:
-    """Remember what ``key`` launched, in the transaction of the launch."""
-    connection.execute(
-        insert(launch_keys),
-        {
-            "user_id": user_id,
-            "key": key,
-            "body_hash": body_hash,
-            "instance_id": instance_id,
-            "created_at": now,
-        },
+def _sweep(connection: Connection, now: datetime) -> None:
+    """Remove some of what is too old to count, so that the table stays small; waits for nobody."""
+    row = tuple_(launch_keys.c.user_id, launch_keys.c.key)
+    old = (
+        select(launch_keys.c.user_id, launch_keys.c.key)
+        .where(launch_keys.c.created_at < now - KEPT)
+        .limit(SWEEP_MOST)
+        .with_for_update(skip_locked=True)
     )
+    connection.execute(delete(launch_keys).where(row.in_(old)))

@@ -1,47 +1,48 @@
-"""Who works on which instance: leases that a server takes, gives back, or lets run out."""
+"""Who works on which instance: leases that a server takes and gives back, and that end with the server."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, case, or_, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from tidemill.model.instance import Instance
 from tidemill.store.instances import COLUMNS, from_row
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import Instant, instances
 
-_UNCLAIMED = or_(
-    instances.c.lease_until.is_(None),
-    instances.c.lease_until <= bindparam("now", type_=Instant),
-    instances.c.lease_until > bindparam("beyond", type_=Instant),
-)
+_FREE = instances.c.leased_to.is_(None)
 _HERE = instances.c.region_id == bindparam("here")
+# Rows that another server is about to take are passed over (PostgreSQL), not waited for.
 _DUE = (
     select(instances.c.id)
-    .where(instances.c.due_at <= bindparam("now", type_=Instant), _UNCLAIMED, _HERE)
+    .where(instances.c.due_at <= bindparam("now", type_=Instant), _FREE, _HERE)
     .order_by(instances.c.due_at)
     .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+    .cte("chosen")
 )
 _NAMED = (
     select(instances.c.id)
-    .where(instances.c.id.in_(bindparam("ids", expanding=True)), _UNCLAIMED, _HERE)
+    .where(instances.c.id.in_(bindparam("ids", expanding=True)), _FREE, _HERE)
     .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+    .cte("chosen")
 )
 _TAKE, _TAKE_NAMED = (
     update(instances)
-    .where(instances.c.id.in_(chosen), _UNCLAIMED)
-    .values(lease_owner=bindparam("owner"), lease_until=bindparam("until", type_=Instant))
+    .where(instances.c.id.in_(select(chosen.c.id)), _FREE)
+    .values(leased_to=bindparam("owner"))
     .returning(*(instances.c[name] for name in COLUMNS))
     for chosen in (_DUE, _NAMED)
 )
-_SETTLE = (
+_TAKE_DUE = Prepared(_TAKE)
+_SETTLE = Prepared(
     update(instances)
-    .where(instances.c.id == bindparam("settled_id"), instances.c.lease_owner == bindparam("owner"))
+    .where(instances.c.id == bindparam("settled_id"), instances.c.leased_to == bindparam("owner"))
     .values(
-        lease_owner=None,
-        lease_until=None,
+        leased_to=None,
         due_at=case(
             (instances.c.version == bindparam("seen_version"), bindparam("next_due", type_=Instant)),
             else_=instances.c.due_at,
@@ -51,31 +52,30 @@ _SETTLE = (
 )
 
 
+_SETTLE_ALL_BUT = (
+    update(instances)
+    .where(
+        instances.c.leased_to == bindparam("owner"),
+        _HERE,
+        instances.c.id.not_in(bindparam("ids", expanding=True)),
+    )
+    .values(leased_to=None, due_at=bindparam("next_due", type_=Instant))
+)
+
+
 def claim(
-    connection: Connection,
-    *,
-    owner: str,
-    now: datetime,
-    until: datetime,
-    beyond: datetime,
-    region_id: str,
-    ids: Collection[str],
-    limit: int,
+    connection: Connection, *, owner: str, now: datetime, region_id: str, ids: Collection[str], limit: int
 ) -> list[Instance]:
     """Take a lease on instances that are due, or named in ``ids``, and that nobody else works on.
 
-    A lease that ends after ``beyond``, which no server's clock can have meant, is from before the
-    clock was set back, and over.
+    Raises IntegrityError when ``owner`` is no server that is there (any more).
     """
-    asked = {"owner": owner, "now": now, "until": until, "beyond": beyond, "here": region_id}
-    claimed = _take(connection, _TAKE, asked | {"most": limit})
+    asked = {"owner": owner, "now": now, "here": region_id}
+    claimed = [from_row(row) for row in _TAKE_DUE.all(connection, asked | {"most": limit})]
     if ids and len(claimed) < limit:  # by themselves: an OR of both would read the whole table
-        claimed += _take(connection, _TAKE_NAMED, asked | {"most": limit - len(claimed), "ids": list(ids)})
+        named = asked | {"most": limit - len(claimed), "ids": list(ids)}
+        claimed += [from_row(row) for row in connection.execute(_TAKE_NAMED, named)]
     return claimed
-
-
-def _take(connection: Connection, statement: Update, asked: dict[str, Any]) -> list[Instance]:
-    return [from_row(row) for row in connection.execute(statement, asked).mappings()]
 
 
 def settle(
@@ -86,14 +86,17 @@ def settle(
     When somebody changed the row meanwhile (its version is not ``version``), their due time
     stands, so that what they want is looked at, and the answer is False.
     """
-    now_at = connection.execute(
-        _SETTLE, {"settled_id": instance_id, "owner": owner, "seen_version": version, "next_due": due_at}
-    ).scalar()
-    return now_at == version
+    settled = _SETTLE.first(
+        connection,
+        {"settled_id": instance_id, "owner": owner, "seen_version": version, "next_due": due_at},
+    )
+    return settled is not None and settled[0] == version
 
 
-def let_go(connection: Connection, owner: str) -> None:
-    """Give back every lease of a server that stops."""
+def settle_all_but(
+    connection: Connection, region_id: str, owner: str, ids: Collection[str], due_at: datetime
+) -> None:
+    """Give back every lease that ``owner`` has in the region and that is not in ``ids``."""
     connection.execute(
-        update(instances).where(instances.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
+        _SETTLE_ALL_BUT, {"owner": owner, "here": region_id, "ids": list(ids), "next_due": due_at}
     )

@@ -29,15 +29,20 @@ def read(connection: Connection, subject: str) -> Failures | None:
 
 
 def lock(connection: Connection, subject: str, now: datetime) -> Failures:
-    """The row of ``subject``, made when it is not there, held until the transaction ends."""
+    """The row of ``subject``, made when it is not there, held until the transaction ends.
+
+    Whoever holds several takes the address before the account.
+    """
     row = {"subject": subject, "failures": 0, "last_at": now}
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(make(login_failures).values(row).on_conflict_do_nothing())
-    found = connection.execute(
-        select(login_failures.c.failures, login_failures.c.last_at)
-        .where(login_failures.c.subject == subject)
-        .with_for_update()
-    ).one()
+    found = None
+    while found is None:  # between the two statements it may be forgotten, or swept away
+        connection.execute(make(login_failures).values(row).on_conflict_do_nothing())
+        found = connection.execute(
+            select(login_failures.c.failures, login_failures.c.last_at)
+            .where(login_failures.c.subject == subject)
+            .with_for_update()
+        ).first()
     return Failures(found.failures, found.last_at)
 
 
@@ -61,6 +66,14 @@ def take_back(connection: Connection, subject: str) -> None:
 
 
 def sweep(connection: Connection, now: datetime, window: timedelta) -> None:
-    """Remove some of what is too old to count, so that the table stays small."""
-    old = select(login_failures.c.subject).where(login_failures.c.last_at < now - window).limit(SWEEP_MOST)
+    """Remove some of what is too old to count, so that the table stays small; waits for nobody.
+
+    For the end of a transaction: what it removes is held until then.
+    """
+    old = (
+        select(login_failures.c.subject)
+        .where(login_failures.c.last_at < now - window)
+        .limit(SWEEP_MOST)
+        .with_for_update(skip_locked=True)
+    )
     connection.execute(delete(login_failures).where(login_failures.c.subject.in_(old)))

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import devices, nodes
+
+_KNOWN = Prepared(
+    select(
+        nodes.c.id, nodes.c.present, nodes.c.name, nodes.c.cpu_milli, nodes.c.memory_mb, nodes.c.disk_gb
+    ).where(nodes.c.region_id == bindparam("region_id"))
+)
+_KNOWN_DEVICES = Prepared(
+    select(devices.c.node_id, devices.c.device_id, devices.c.name, devices.c.paths)
+    .join(nodes, nodes.c.id == devices.c.node_id)
+    .where(nodes.c.region_id == bindparam("region_id"), devices.c.present)
+)
+_NAME = Prepared(select(nodes.c.name).where(nodes.c.id == bindparam("wanted_id")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +49,101 @@ def any_present(connection: Connection, region_id: str) -> bool:
     return connection.execute(there).first() is not None
 
 
-def register(connection: Connection, region_id: str, found: Sequence[FoundNode]) -> None:
-    """Write what a driver reported; nodes and devices it no longer has take nothing new."""
-    known = {
-        row.id: row
-        for row in connection.execute(
-            select(nodes.c.id, nodes.c.present, nodes.c.cpu_milli, nodes.c.memory_mb, nodes.c.disk_gb).where(
-                nodes.c.region_id == region_id
-            )
-        )
-    }
-    gone = [
-        node_id for node_id in known if node_id not in {node.id for node in found} and known[node_id].present
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a driver reported and the database does not say.
+
+    Attributes:
+        gone: ids of nodes that take nothing new.
+        changed: nodes that are new, back, or otherwise than they were.
+        back: ids of those that took no instances so far: new ones, or back again.
+    """
+
+    gone: tuple[str, ...]
+    changed: tuple[FoundNode, ...]
+    back: frozenset[str]
+
+
+def name_of(connection: Connection, node_id: str) -> str:
+    """What the driver calls a node; "" for one that was never registered."""
+    row = _NAME.first(connection, {"wanted_id": node_id})
+    return "" if row is None else row[0]
+
+
+def compare(connection: Connection, region_id: str, found: Sequence[FoundNode]) -> Difference:
+    """What there is to write down of all that a driver ``found``; thousands of nodes take their time."""
+    known = {row[0]: tuple(row[1:]) for row in _KNOWN.all(connection, {"region_id": region_id})}
+    known_devices: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {}
+    for node_id, device_id, name, paths in _KNOWN_DEVICES.all(connection, {"region_id": region_id}):
+        known_devices.setdefault(node_id, []).append((device_id, name, tuple(paths)))
+    changed = [
+        node
+        for node in found
+        if known.get(node.id) != (True, node.name, node.cpu_milli, node.memory_mb, node.disk_gb)
+        or sorted(known_devices.get(node.id, ())) != sorted((d.id, d.name, d.paths) for d in node.devices)
     ]
-    if gone:
-        connection.execute(update(nodes).where(nodes.c.id.in_(gone)).values(present=False))
-    for node in found:
-        values = {
-            "name": node.name,
-            "cpu_milli": node.cpu_milli,
-            "memory_mb": node.memory_mb,
-            "disk_gb": node.disk_gb,
+    there = {node.id for node in found}
+    return Difference(
+        gone=tuple(id for id, row in known.items() if row[0] and id not in there),
+        changed=tuple(changed),
+        back=frozenset(node.id for node in changed if node.id not in known or not known[node.id][0]),
+    )
+
+
+def leave_out(connection: Connection, node_ids: Sequence[str]) -> None:
+    """These nodes take nothing new."""
+    connection.execute(update(nodes).where(nodes.c.id.in_(list(node_ids))).values(present=False))
+
+
+def register(connection: Connection, region_id: str, changed: Sequence[FoundNode]) -> None:
+    """Make these nodes and their devices as they are; others may be doing the same."""
+    if not changed:
+        return
+    changed = sorted(changed, key=lambda node: node.id)  # others take them in the same order
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(nodes)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["id"],
+            set_={
+                name: statement.excluded[name]
+                for name in ("name", "cpu_milli", "memory_mb", "disk_gb", "present")
+            },
+        ),
+        [
+            {
+                "id": node.id,
+                "region_id": region_id,
+                "name": node.name,
+                "cpu_milli": node.cpu_milli,
+                "memory_mb": node.memory_mb,
+                "disk_gb": node.disk_gb,
+                "present": True,
+            }
+            for node in changed
+        ],
+    )
+    connection.execute(
+        update(devices).where(devices.c.node_id.in_([node.id for node in changed])).values(present=False)
+    )
+    rows = [
+        {
+            "node_id": node.id,
+            "device_id": device.id,
+            "name": device.name,
+            "paths": list(device.paths),
             "present": True,
         }
-        old = known.get(node.id)
-        if old is None:
-            connection.execute(insert(nodes), values | {"id": node.id, "region_id": region_id})
-        elif (old.cpu_milli, old.memory_mb, old.disk_gb, old.present) != (
-            node.cpu_milli,
-            node.memory_mb,
-            node.disk_gb,
-            True,
-        ):
-            connection.execute(update(nodes).where(nodes.c.id == node.id).values(values))
-        _register_devices(connection, node)
-
-
-def _register_devices(connection: Connection, node: FoundNode) -> None:
-    known = {
-        row.device_id: row
-        for row in connection.execute(
-            select(devices.c.device_id, devices.c.name, devices.c.paths, devices.c.present).where(
-                devices.c.node_id == node.id
-            )
-        )
-    }
-    named = {device.id for device in node.devices}
-    gone = [device_id for device_id, row in known.items() if device_id not in named and row.present]
-    if gone:
-        connection.execute(
-            update(devices)
-            .where(devices.c.node_id == node.id, devices.c.device_id.in_(gone))
-            .values(present=False)
-        )
-    for device in node.devices:
-        values = {"name": device.name, "paths": list(device.paths), "present": True}
-        old = known.get(device.id)
-        if old is None:
-            connection.execute(insert(devices), values | {"node_id": node.id, "device_id": device.id})
-        elif (old.name, list(old.paths), old.present) != (device.name, list(device.paths), True):
-            connection.execute(
-                update(devices)
-                .where(devices.c.node_id == node.id, devices.c.device_id == device.id)
-                .values(values)
-            )
+        for node in changed
+        for device in node.devices
+    ]
+    if not rows:
+        return
+    statement = insert(devices)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["node_id", "device_id"],
+            set_={name: statement.excluded[name] for name in ("name", "paths", "present")},
+        ),
+        rows,
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, bindparam, select, update
+from sqlalchemy import Connection, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import images, instance_types, regions
 
 _REGION = select(regions.c.id, regions.c.name, regions.c.ssh_address, regions.c.driver)
@@ -18,21 +19,22 @@ _TYPE = select(
     *(column for column in instance_types.c if column.name not in {"offered", "position"}),
 )
 _REGION_BY_ID = _REGION.where(regions.c.id == bindparam("wanted_id"))
-_OFFERED_REGION = _REGION_BY_ID.where(regions.c.offered)
-_OFFERED_IMAGE = _IMAGE.where(images.c.id == bindparam("wanted_id"), images.c.offered)
-_OFFERED_TYPE = _TYPE.where(instance_types.c.id == bindparam("wanted_id"), instance_types.c.offered)
+_OFFERED_REGION = Prepared(_REGION_BY_ID.where(regions.c.offered))
+_OFFERED_IMAGE = Prepared(_IMAGE.where(images.c.id == bindparam("wanted_id"), images.c.offered))
+_OFFERED_TYPE = Prepared(_TYPE.where(instance_types.c.id == bindparam("wanted_id"), instance_types.c.offered))
+_TYPE_COLUMNS = tuple(_TYPE.exported_columns.keys())
 
 
-def _type(row: RowMapping) -> InstanceType:
-    values: dict[str, Any] = dict(row)
+def _type(row: Mapping[str, Any]) -> InstanceType:
+    values = dict(row)
     values["prices"] = {ChargeMode(mode): price for mode, price in values["prices"].items()}
     values["regions"] = tuple(values["regions"])
     return InstanceType(**values)
 
 
 def offered_region(connection: Connection, region_id: str) -> Region | None:
-    row = connection.execute(_OFFERED_REGION, {"wanted_id": region_id}).mappings().first()
-    return None if row is None else Region(**row)
+    row = _OFFERED_REGION.first(connection, {"wanted_id": region_id})
+    return None if row is None else Region(*row)
 
 
 def region(connection: Connection, region_id: str) -> Region | None:
@@ -42,13 +44,13 @@ def region(connection: Connection, region_id: str) -> Region | None:
 
 
 def offered_image(connection: Connection, image_id: str) -> Image | None:
-    row = connection.execute(_OFFERED_IMAGE, {"wanted_id": image_id}).mappings().first()
-    return None if row is None else Image(**row)
+    row = _OFFERED_IMAGE.first(connection, {"wanted_id": image_id})
+    return None if row is None else Image(*row)
 
 
 def offered_type(connection: Connection, type_id: str) -> InstanceType | None:
-    row = connection.execute(_OFFERED_TYPE, {"wanted_id": type_id}).mappings().first()
-    return None if row is None else _type(row)
+    row = _OFFERED_TYPE.first(connection, {"wanted_id": type_id})
+    return None if row is None else _type(dict(zip(_TYPE_COLUMNS, row, strict=True)))
 
 
 def all_regions(connection: Connection, *, offered: bool = True) -> list[Region]:
@@ -63,7 +65,7 @@ def all_images(connection: Connection) -> list[Image]:
 
 def all_types(connection: Connection) -> list[InstanceType]:
     statement = _TYPE.where(instance_types.c.offered).order_by(instance_types.c.position)
-    return [_type(row) for row in connection.execute(statement).mappings()]
+    return [_type({**row}) for row in connection.execute(statement).mappings()]
 
 
 def publish(

@@ -8,45 +8,54 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
 from tidemill.model.errors import OutOfStock, Unavailable
 from tidemill.model.instance import NodePort
 from tidemill.model.placement import Need, Room, choose
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import devices, node_ports, nodes, reservations
 
 RANDOM_TRIES = 8
-CANDIDATES = 32  # nodes that placement looks at: the fullest ones that have room
+CANDIDATES = 32  # nodes with room that placement chooses from
 
 # The same words on both databases; SQLAlchemy would want one statement for each.
-_GIVE_PORT = text(
-    "INSERT INTO node_ports (node_id, node_port, instance_id, port) "
-    "VALUES (:node_id, :node_port, :instance_id, :port) ON CONFLICT DO NOTHING"
+_GIVE_PORT = Prepared(
+    text(
+        "INSERT INTO node_ports (node_id, node_port, instance_id, port) "
+        "VALUES (:node_id, :node_port, :instance_id, :port) ON CONFLICT DO NOTHING"
+    )
 )
 
 _CPU_LEFT = nodes.c.cpu_milli - nodes.c.cpu_used
 _MEMORY_LEFT = nodes.c.memory_mb - nodes.c.memory_used
-_ROOMS = (
-    select(nodes.c.id, _CPU_LEFT.label("cpu"), _MEMORY_LEFT.label("memory"))
-    .where(
-        nodes.c.region_id == bindparam("region_id"),
-        nodes.c.present,
-        bindparam("cpu_milli") <= _CPU_LEFT,
-        bindparam("memory_mb") <= _MEMORY_LEFT,
-    )
-    .order_by(_MEMORY_LEFT, _CPU_LEFT, nodes.c.id)
+_HAS_ROOM = (
+    nodes.c.region_id == bindparam("region_id"),
+    nodes.c.present,
+    bindparam("cpu_milli") <= _CPU_LEFT,
+    bindparam("memory_mb") <= _MEMORY_LEFT,
 )
-_SOME_ROOMS = _ROOMS.limit(CANDIDATES)
-_ROOMS_WITH_DEVICES = _ROOMS.where(
-    nodes.c.id.in_(
-        select(devices.c.node_id)
-        .where(devices.c.name == bindparam("gpu_name"), devices.c.present, devices.c.instance_id.is_(None))
-        .group_by(devices.c.node_id)
-        .having(func.count() >= bindparam("gpu_num"))
+# In the order of an index, so that neither looks at every node: those in front are filled first.
+_SOME_ROOMS = Prepared(
+    select(nodes.c.id, _CPU_LEFT, _MEMORY_LEFT).where(*_HAS_ROOM).order_by(nodes.c.id).limit(CANDIDATES)
+)
+_SOME_ROOMS_WITH_DEVICES = Prepared(
+    select(devices.c.node_id, func.min(_CPU_LEFT), func.min(_MEMORY_LEFT), func.count())
+    .join(nodes, nodes.c.id == devices.c.node_id)
+    .where(
+        devices.c.name == bindparam("gpu_name"),
+        devices.c.present,
+        devices.c.instance_id.is_(None),
+        *_HAS_ROOM,
     )
-).limit(CANDIDATES)
-_TAKE = (
+    .group_by(devices.c.node_id)
+    .having(func.count() >= bindparam("gpu_num"))
+    .order_by(devices.c.node_id)
+    .limit(CANDIDATES)
+)
+_TAKE = Prepared(
     update(nodes)
     .where(
         nodes.c.id == bindparam("node"),
@@ -58,18 +67,32 @@ _TAKE = (
         cpu_used=nodes.c.cpu_used + bindparam("cpu"), memory_used=nodes.c.memory_used + bindparam("memory")
     )
 )
-_RESERVE = insert(reservations)
-_DEVICES = (
+_RESERVE = Prepared(insert(reservations), columns=("instance_id", "node_id", "cpu_milli", "memory_mb"))
+_DEVICES = Prepared(
     select(devices.c.device_id, devices.c.name, devices.c.paths)
     .where(devices.c.instance_id == bindparam("holder"))
     .order_by(devices.c.device_id)
+)
+_PORTS_OF_ONE = Prepared(
+    select(node_ports.c.port, node_ports.c.node_port)
+    .where(node_ports.c.instance_id == bindparam("holder"))
+    .order_by(node_ports.c.port)
 )
 _PORTS = (
     select(node_ports.c.instance_id, node_ports.c.port, node_ports.c.node_port)
     .where(node_ports.c.instance_id.in_(bindparam("ids", expanding=True)))
     .order_by(node_ports.c.instance_id, node_ports.c.port)
 )
-_GIVE_BACK = (
+_RELEASE = Prepared(
+    delete(reservations)
+    .where(reservations.c.instance_id == bindparam("holder"))
+    .returning(reservations.c.node_id, reservations.c.cpu_milli, reservations.c.memory_mb)
+)
+_FREE_DEVICES = Prepared(
+    update(devices).where(devices.c.instance_id == bindparam("holder")).values(instance_id=None)
+)
+_HOLDS = Prepared(select(reservations.c.node_id).where(reservations.c.instance_id == bindparam("holder")))
+_GIVE_BACK = Prepared(
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
     .values(
@@ -78,35 +101,29 @@ _GIVE_BACK = (
 )
 
 
-def free_devices(connection: Connection, name: str, node_ids: Sequence[str] | None = None) -> dict[str, int]:
-    """Free devices of one model, by node."""
-    statement = (
-        select(devices.c.node_id, func.count())
-        .where(devices.c.name == name, devices.c.present, devices.c.instance_id.is_(None))
-        .group_by(devices.c.node_id)
-    )
-    if node_ids is not None:
-        statement = statement.where(devices.c.node_id.in_(node_ids))
-    return {row[0]: row[1] for row in connection.execute(statement)}
-
-
 def place(connection: Connection, region_id: str, need: Need, gpu_name: str) -> str | None:
     """The node of the region that an instance goes to; None when none has room."""
     asked = {"region_id": region_id, "cpu_milli": need.cpu_milli, "memory_mb": need.memory_mb}
-    free: dict[str, int] = {}
     if need.devices:
-        asked |= {"gpu_name": gpu_name, "gpu_num": need.devices}
-        rows = connection.execute(_ROOMS_WITH_DEVICES, asked).all()
-        free = free_devices(connection, gpu_name, [row.id for row in rows])
+        rows = _SOME_ROOMS_WITH_DEVICES.all(
+            connection, asked | {"gpu_name": gpu_name, "gpu_num": need.devices}
+        )
     else:
-        rows = connection.execute(_SOME_ROOMS, asked).all()
-    room = choose((Room(row.id, row.cpu, row.memory, free.get(row.id, 0)) for row in rows), need)
+        rows = [(*row, 0) for row in _SOME_ROOMS.all(connection, asked)]
+    room = choose((Room(id, cpu, memory, free) for id, cpu, memory, free in rows), need)
     return None if room is None else room.node_id
 
 
 def rooms(connection: Connection, gpu_name: str) -> dict[str, list[Room]]:
     """What every present node has left, by region; devices of the model ``gpu_name``."""
-    free = free_devices(connection, gpu_name) if gpu_name else {}
+    free: dict[str, int] = {}
+    if gpu_name:
+        counted = (
+            select(devices.c.node_id, func.count())
+            .where(devices.c.name == gpu_name, devices.c.present, devices.c.instance_id.is_(None))
+            .group_by(devices.c.node_id)
+        )
+        free = {row[0]: row[1] for row in connection.execute(counted)}
     found: dict[str, list[Room]] = {}
     for row in connection.execute(
         select(
@@ -122,22 +139,43 @@ def rooms(connection: Connection, gpu_name: str) -> dict[str, list[Room]]:
 
 def reserve_again(connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str) -> None:
     """As :func:`reserve`, for an instance that may have its share still: then nothing happens."""
-    held = connection.execute(
-        select(reservations.c.node_id).where(reservations.c.instance_id == instance_id)
-    ).first()
-    if held is None:
+    if _HOLDS.first(connection, {"holder": instance_id}) is None:
         reserve(connection, instance_id, node_id, need, gpu_name)
+
+
+def take_what_it_has(
+    connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str
+) -> None:
+    """As :func:`reserve_again`, for an instance that runs already: what is so cannot be refused.
+
+    Its devices were written down when its machine was registered (``holdings.hold_as_seen``).
+    """
+    if _HOLDS.first(connection, {"holder": instance_id}) is None:
+        usage = {
+            "cpu_used": nodes.c.cpu_used + need.cpu_milli,
+            "memory_used": nodes.c.memory_used + need.memory_mb,
+        }
+        connection.execute(update(nodes).where(nodes.c.id == node_id).values(usage))
+        _write_share(connection, instance_id, node_id, need)
+        _take_devices(connection, instance_id, node_id, need.devices, gpu_name)
 
 
 def reserve(connection: Connection, instance_id: str, node_id: str, need: Need, gpu_name: str) -> None:
     """Give the instance its share of the node. Raises OutOfStock."""
-    taken = connection.execute(_TAKE, {"node": node_id, "cpu": need.cpu_milli, "memory": need.memory_mb})
-    if taken.rowcount != 1:
+    if _TAKE.run(connection, {"node": node_id, "cpu": need.cpu_milli, "memory": need.memory_mb}) != 1:
         raise OutOfStock(
             "The machine that holds this instance's disks has no room for it now; try again later"
         )
-    connection.execute(
-        _RESERVE,
+    _write_share(connection, instance_id, node_id, need)
+    if need.devices and not _take_devices(connection, instance_id, node_id, need.devices, gpu_name):
+        raise OutOfStock(
+            f"The machine that holds this instance's disks has no {need.devices} {gpu_name} free now"
+        )
+
+
+def _write_share(connection: Connection, instance_id: str, node_id: str, need: Need) -> None:
+    _RESERVE.run(
+        connection,
         {
             "instance_id": instance_id,
             "node_id": node_id,
@@ -145,11 +183,14 @@ def reserve(connection: Connection, instance_id: str, node_id: str, need: Need, 
             "memory_mb": need.memory_mb,
         },
     )
-    if need.devices:
-        _take_devices(connection, instance_id, node_id, need.devices, gpu_name)
 
 
-def _take_devices(connection: Connection, instance_id: str, node_id: str, count: int, gpu_name: str) -> None:
+def _take_devices(connection: Connection, instance_id: str, node_id: str, count: int, gpu_name: str) -> bool:
+    """Give it free devices until it has ``count``; False when there are too few.
+
+    What it has already is what it was seen running with (:mod:`tidemill.store.holdings`).
+    """
+    missing = max(0, count - len(devices_of(connection, instance_id)))
     free = (
         connection.execute(
             select(devices.c.device_id)
@@ -160,7 +201,7 @@ def _take_devices(connection: Connection, instance_id: str, node_id: str, count:
                 devices.c.instance_id.is_(None),
             )
             .order_by(devices.c.device_id)
-            .limit(count)
+            .limit(missing)
         )
         .scalars()
         .all()
@@ -170,26 +211,22 @@ def _take_devices(connection: Connection, instance_id: str, node_id: str, count:
         .where(devices.c.node_id == node_id, devices.c.device_id.in_(free), devices.c.instance_id.is_(None))
         .values(instance_id=instance_id)
     ).rowcount
-    if taken != count:
-        raise OutOfStock(f"The machine that holds this instance's disks has no {count} {gpu_name} free now")
+    return taken == missing
 
 
 def release(connection: Connection, instance_id: str) -> None:
     """Give back what the instance held of its node; nothing held is fine."""
-    held = connection.execute(
-        delete(reservations)
-        .where(reservations.c.instance_id == instance_id)
-        .returning(reservations.c.node_id, reservations.c.cpu_milli, reservations.c.memory_mb)
-    ).first()
+    held = _RELEASE.first(connection, {"holder": instance_id})
     if held is None:
         return
-    connection.execute(_GIVE_BACK, {"node": held.node_id, "cpu": held.cpu_milli, "memory": held.memory_mb})
-    connection.execute(update(devices).where(devices.c.instance_id == instance_id).values(instance_id=None))
+    node_id, cpu, memory = held
+    _GIVE_BACK.run(connection, {"node": node_id, "cpu": cpu, "memory": memory})
+    _FREE_DEVICES.run(connection, {"holder": instance_id})
 
 
-def devices_of(connection: Connection, instance_id: str) -> Sequence[Row[str, str, list[str]]]:
-    """The devices an instance holds: rows of ``device_id``, ``name``, ``paths``."""
-    return connection.execute(_DEVICES, {"holder": instance_id}).all()
+def devices_of(connection: Connection, instance_id: str) -> Sequence[Sequence[Any]]:
+    """The devices an instance holds: rows of device id, name and paths."""
+    return _DEVICES.all(connection, {"holder": instance_id})
 
 
 def give_ports(
@@ -211,7 +248,7 @@ def _give_port(
     row = {"node_id": node_id, "instance_id": instance_id, "port": port}
     for _ in range(RANDOM_TRIES):
         drawn = row | {"node_port": low + secrets.randbelow(high - low + 1)}
-        if connection.execute(_GIVE_PORT, drawn).rowcount == 1:
+        if _GIVE_PORT.run(connection, drawn) == 1:
             return
     used = set(
         connection.execute(select(node_ports.c.node_port).where(node_ports.c.node_id == node_id)).scalars()
@@ -227,12 +264,45 @@ def _give_port(
     )
 
 
+def give_another_port(
+    connection: Connection, instance_id: str, node_id: str, taken: int, allowed: tuple[int, int]
+) -> int | None:
+    """Give the instance another node port for one that somebody else was found to have; the new one.
+
+    None when it does not hold that port, or none is left.
+    """
+    rows = connection.execute(select(node_ports.c.node_port).where(node_ports.c.node_id == node_id)).scalars()
+    low, high = allowed
+    free = sorted(set(range(low, high + 1)) - {taken, *rows})
+    if not free:
+        return None
+    chosen = secrets.choice(free)
+    moved = connection.execute(
+        update(node_ports)
+        .where(
+            node_ports.c.node_id == node_id,
+            node_ports.c.node_port == taken,
+            node_ports.c.instance_id == instance_id,
+        )
+        .values(node_port=chosen)
+    )
+    return chosen if moved.rowcount == 1 else None
+
+
 def ports_of(connection: Connection, instance_ids: Sequence[str]) -> dict[str, tuple[NodePort, ...]]:
     """Published ports by instance, in the order of the ports inside."""
     found: dict[str, list[NodePort]] = {}
     for row in connection.execute(_PORTS, {"ids": list(instance_ids)}):
         found.setdefault(row.instance_id, []).append(NodePort(row.port, row.node_port))
     return {instance_id: tuple(ports) for instance_id, ports in found.items()}
+
+
+def ports_of_one(connection: Connection, instance_id: str) -> tuple[NodePort, ...]:
+    """The published ports of one instance."""
+    return tuple(
+        NodePort(port, node_port)
+        for port, node_port in _PORTS_OF_ONE.all(connection, {"holder": instance_id})
+    )
 
 
 def release_ports(connection: Connection, instance_id: str) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -29,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -46,6 +47,32 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+class Words(TypeDecorator[str]):
+    """Text that somebody else wrote (an engine, a registry), as both databases can keep it.
+
+    PostgreSQL takes no NUL and nothing longer than the column, and neither takes half a character;
+    words that cannot be kept must not keep an instance from ever being written again.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__()
+        self.most = most
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return Text() if self.most is None else String(self.most)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        kept = value[: self.most]
+        if kept.isascii() and "\0" not in kept:
+            return kept
+        return kept.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 # SQLite counts rows by itself only for a column of type INTEGER.
@@ -121,6 +148,7 @@ regions = Table(
     Column("driver", String(64), nullable=False),
     Column("offered", Boolean, nullable=False),
     Column("position", Integer, nullable=False),
+    Column("seen_at", Instant),
 )
 
 images = Table(
@@ -156,8 +184,8 @@ nodes = Table(
     "nodes",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("region_id", String(64), ForeignKey("regions.id"), nullable=False, index=True),
-    Column("name", String(255), nullable=False),
+    Column("region_id", String(64), ForeignKey("regions.id"), nullable=False),
+    Column("name", Words(255), nullable=False),
     Column("cpu_milli", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
@@ -166,17 +194,38 @@ nodes = Table(
     Column("present", Boolean, nullable=False),
     CheckConstraint("cpu_used >= 0", name="cpu_used"),
     CheckConstraint("memory_used >= 0", name="memory_used"),
+    Index("ix_nodes_region", "region_id", "id"),
 )
 
 devices = Table(
     "devices",
     metadata,
     Column("node_id", String(64), ForeignKey("nodes.id"), primary_key=True),
-    Column("device_id", String(255), primary_key=True),
-    Column("name", String(255), nullable=False),
+    Column("device_id", Words(255), primary_key=True),
+    Column("name", Words(255), nullable=False),
     Column("paths", JSON, nullable=False),
     Column("present", Boolean, nullable=False),
     Column("instance_id", String(64), index=True),
+    Index(
+        "ix_devices_free",
+        "name",
+        "node_id",
+        sqlite_where=text("present = 1 AND instance_id IS NULL"),
+        postgresql_where=text("present AND instance_id IS NULL"),
+    ),
+)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("place", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("address", String(255), nullable=False),
+    Column("token_keys", JSON, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("beats", BigInteger, nullable=False),
 )
 
 instances = Table(
@@ -215,22 +264,28 @@ instances = Table(
     Column("state", String(32), nullable=False),
     Column("state_since", Instant, nullable=False),
     Column("reason", String(64), nullable=False, server_default=""),
-    Column("message", Text, nullable=False, server_default=""),
+    Column("message", Words, nullable=False, server_default=""),
     Column("start", Integer, nullable=False),
     Column("version", Integer, nullable=False),
     Column("due_at", Instant),
     Column("not_before", Instant),
-    Column("lease_until", Instant),
-    Column("lease_owner", String(64)),
+    Column("leased_to", String(64), ForeignKey("servers.id")),
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("revision", Integer, nullable=False, server_default=text("0")),
     Column("applied_revision", Integer, nullable=False, server_default=text("0")),
     Column("progress", Integer),
     Column("init_exit", Integer),
     Column("started_at", Instant),
+    Column("restored_from", Instant),
     Index("ix_instances_owner", "user_id", "created_at", "id"),
     Index("ix_instances_due", "due_at"),
     Index("ix_instances_node", "node_id", "state"),
+    Index(
+        "ix_instances_leased_to",
+        "leased_to",
+        sqlite_where=text("leased_to IS NOT NULL"),
+        postgresql_where=text("leased_to IS NOT NULL"),
+    ),
 )
 
 reservations = Table(
@@ -264,7 +319,7 @@ events = Table(
     Column("to_state", String(32), nullable=False),
     Column("start", Integer, nullable=False),
     Column("reason", String(64), nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", Words, nullable=False),
     Index("ix_events_instance", "instance_id", "seq"),
 )
 
@@ -276,12 +331,19 @@ meters = Table(
     Column("start", Integer, nullable=False),
     Column("opened_at", Instant, nullable=False),
     Column("closed_at", Instant),
+    Column("seen_until", Instant),
     Index(
         "uq_meters_open",
         "instance_id",
         unique=True,
         sqlite_where=text("closed_at IS NULL"),
         postgresql_where=text("closed_at IS NULL"),
+    ),
+    Index(
+        "ix_meters_contradicted",
+        "instance_id",
+        sqlite_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
+        postgresql_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
     ),
     CheckConstraint("closed_at IS NULL OR closed_at >= opened_at", name="closed_after_opened"),
 )
@@ -294,4 +356,31 @@ launch_keys = Table(
     Column("body_hash", String(64), nullable=False),
     Column("instance_id", String(64), nullable=False),
     Column("created_at", Instant, nullable=False, index=True),
+)
+
+# What an engine has and no instance wants, from when it is first seen; ``watched`` counts the seconds.
+findings = Table(
+    "findings",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("region_id", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("name", Words(255), nullable=False),
+    Column("instance_id", Words(64), nullable=False),
+    Column("found_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("watched", Float, nullable=False),
+    Column("message", Words, nullable=False),
+    Column("ended_at", Instant, index=True),
+    Column("outcome", String(16), nullable=False),
+    Index(
+        "uq_findings_open",
+        "region_id",
+        "kind",
+        "name",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+    CheckConstraint("(ended_at IS NULL) = (outcome = '')", name="ended"),
 )

@@ -1,4 +1,11 @@
-"""SQLite on the event loop: transactions by hand, and writes that are committed together."""
+"""SQLite on the event loop: transactions by hand, and writes that are committed together.
+
+It has one writer, and its statements take microseconds: they run on the event loop itself, where
+nothing waits for the interpreter lock, and everything that arrives while a commit is under way is
+committed together by the next one. Only the commit, which waits for the disk (``synchronous=FULL``),
+runs on a thread. One that fails takes nothing with it: the group is rolled back and each is run by
+itself. While another process holds the file, the event loop goes on and asks again.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +19,122 @@ from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from tidemill.store.trouble import is_trouble, unavailable
+from tidemill.store.trouble import is_trouble, unavailable, unknown
 
 T = TypeVar("T")
 Begin = Literal["BEGIN", "BEGIN IMMEDIATE"]
 
 GROUP_MOST = 32
-BUSY_MILLISECONDS = 5000  # how long another process may hold the file
+BUSY_SECONDS = 5.0  # how long another process may hold the file
+PAUSE, PAUSE_MOST = 0.001, 0.05  # between looks whether it still does
+THREADS = 4
 
 
-def open_engine(url: URL, begin: Begin | None, *, synchronous: str = "FULL") -> Engine:
-    """An engine whose transactions start with ``begin``; None leaves starting and ending to the user."""
+# What is committed is moved from the log to the file now and then, by whoever commits, and that waits for
+# the disk: usually on the durable ones' thread, and on the event loop only when none of those came for long.
+CHECKPOINT, CHECKPOINT_LATE = 1000, 20_000  # pages
+
+
+class Sqlite:
+    """One file. Raises Unavailable as ``Database`` says."""
+
+    def __init__(self, url: URL) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
+        self.engine = open_engine(url, "BEGIN IMMEDIATE")
+        self._reading = open_engine(url, "BEGIN")
+        self._group = Group(url, self._pool)
+        self._inline = Inline(url, "BEGIN")
+
+    async def write(self, work: Callable[[Connection], T], durable: bool) -> T:
+        return await self._group.write(work, durable)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        busy = Busy()
+        while True:
+            try:
+                with self._inline.transaction() as connection:
+                    return work(connection)
+            except Exception as error:
+                if not is_trouble(error):
+                    raise
+                if not is_busy(error) or busy.is_over:
+                    raise unavailable(error) from error
+            await busy.pause()
+
+    async def read_much(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _run, self._reading, work)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        return _run(self.engine, work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._group.close()
+        self._inline.close()
+        self.engine.dispose()
+        self._reading.dispose()
+
+
+def _run(engine: Engine, work: Callable[[Connection], T]) -> T:
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    except Exception as error:
+        if is_trouble(error):
+            raise unavailable(error) from error
+        raise
+
+
+class Busy:
+    """The wait for another process that holds the file, from its first refusal on."""
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+        self._pause = PAUSE
+
+    @property
+    def is_over(self) -> bool:
+        return self._until is not None and asyncio.get_running_loop().time() >= self._until
+
+    async def pause(self) -> None:
+        if self._until is None:
+            self._until = asyncio.get_running_loop().time() + BUSY_SECONDS
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, PAUSE_MOST)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another process holds the file: nothing was done, and it may be free at the next look."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(original, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def is_failing_disk(error: BaseException) -> bool:
+    """Whether the disk did not take what was written: after a crash a commit may be found there, or not."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def open_engine(
+    url: URL,
+    begin: Begin | None,
+    *,
+    synchronous: str = "FULL",
+    checkpoint: int = CHECKPOINT,
+    waits: float = BUSY_SECONDS,
+) -> Engine:
+    """An engine whose transactions start with ``begin``; None leaves starting and ending to the user.
+
+    ``waits`` is for how many seconds a statement holds up its thread while another has the file.
+    """
     engine = create_engine(
         url,
         poolclass=QueuePool,
-        connect_args={"check_same_thread": False},
+        connect_args={"check_same_thread": False, "timeout": waits},
         hide_parameters=True,
         **({"isolation_level": "AUTOCOMMIT"} if begin is None else {}),
     )
@@ -39,8 +145,8 @@ def open_engine(url: URL, begin: Begin | None, *, synchronous: str = "FULL") -> 
         for pragma in (
             "journal_mode=WAL",
             f"synchronous={synchronous}",
+            f"wal_autocheckpoint={checkpoint}",
             "foreign_keys=ON",
-            f"busy_timeout={BUSY_MILLISECONDS}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -60,8 +166,10 @@ class Inline:
     A pool and SQLAlchemy's own transactions cost three times as much as a read by primary key.
     """
 
-    def __init__(self, url: URL, begin: Begin, *, synchronous: str = "FULL") -> None:
-        self._engine = open_engine(url, None, synchronous=synchronous)
+    def __init__(
+        self, url: URL, begin: Begin, *, synchronous: str = "FULL", checkpoint: int = CHECKPOINT
+    ) -> None:
+        self._engine = open_engine(url, None, synchronous=synchronous, checkpoint=checkpoint, waits=0.0)
         self._begin = begin
         self._connection: Connection | None = None
 
@@ -114,10 +222,11 @@ class Group:
 
     def __init__(self, url: URL, pool: ThreadPoolExecutor) -> None:
         self._durable = Inline(url, "BEGIN IMMEDIATE")
-        self._relaxed = Inline(url, "BEGIN IMMEDIATE", synchronous="NORMAL")  # waits for no disk
+        self._relaxed = Inline(url, "BEGIN IMMEDIATE", synchronous="NORMAL", checkpoint=CHECKPOINT_LATE)
         self._pool = pool
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._busy = Busy()
 
     async def write(self, work: Callable[[Connection], T], durable: bool) -> T:
         loop = asyncio.get_running_loop()
@@ -128,6 +237,7 @@ class Group:
         return await future  # a caller that goes away takes back no work
 
     async def _flush(self) -> None:
+        self._busy = Busy()
         while self._waiting:
             group = self._waiting[:GROUP_MOST]
             del self._waiting[:GROUP_MOST]
@@ -140,25 +250,47 @@ class Group:
         results: list[Any] = []
         durable = any(one.durable for one in group)
         inline = self._durable if durable else self._relaxed
+        committing = False
         try:
-            connection = inline.begin()
+            connection = await self._begin(inline)
             results.extend(one.work(connection) for one in group)
+            committing = True
             if durable:
                 await asyncio.get_running_loop().run_in_executor(self._pool, inline.commit)
             else:
                 inline.commit()
         except Exception as error:  # handed to whoever asked, whatever it is
             inline.rollback()
-            if len(group) > 1:
+            if len(group) > 1 and not (committing and is_failing_disk(error)):
                 return False
-            if not group[0].future.done():
-                group[0].future.set_exception(unavailable(error) if is_trouble(error) else error)
+            for one in group:
+                if not one.future.done():
+                    one.future.set_exception(_said(error, committing))
             return True
         for one, result in zip(group, results, strict=True):
             if not one.future.done():
                 one.future.set_result(result)
         return True
 
+    async def _begin(self, inline: Inline) -> Connection:
+        while True:
+            try:
+                connection = inline.begin()
+            except Exception as error:
+                if not is_busy(error) or self._busy.is_over:
+                    raise
+                await self._busy.pause()
+            else:
+                self._busy = Busy()
+                return connection
+
     def close(self) -> None:
         self._durable.close()
         self._relaxed.close()
+
+
+def _said(error: Exception, committing: bool) -> Exception:
+    """What whoever asked is told. Raised anew for each of them."""
+    if not is_trouble(error):
+        return error
+    return unknown(error) if committing and is_failing_disk(error) else unavailable(error)

@@ -8,6 +8,23 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, Operational
 
 from tidemill.model.errors import Unavailable
 
+# SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TROUBLE = (
+    "08",  # the connection
+    "25006",  # a server that only reads: a standby, or one that is being replaced
+    "25P03",  # our transaction was idle for too long
+    "25P04",  # or took too long in all
+    "28",  # it does not let us in
+    "3D",  # no such database
+    "40",  # serialization failures and deadlocks
+    "42501",  # it lets us in and forbids us the tables
+    "53",  # disk full, out of memory, too many connections
+    "55P03",  # a lock that was not given in time
+    "57",  # an operator, or a timeout, ended it
+    "58",  # its own disk or files
+    "XX",  # damaged
+)
+
 
 def is_trouble(error: BaseException) -> bool:
     """Whether the database itself gives no answer, is damaged, or cannot write.
@@ -18,7 +35,16 @@ def is_trouble(error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError | sqlite3.InternalError) or (
             type(error) is sqlite3.DatabaseError
         )
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith(_TROUBLE)
     return isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code of an error; None when the error is not the server's own answer."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None)  # psycopg's have one
 
 
 def unavailable(error: BaseException) -> Unavailable:
@@ -26,5 +52,19 @@ def unavailable(error: BaseException) -> Unavailable:
     return Unavailable(
         "The database does not answer or cannot write; nothing was changed, please try again later",
         code="databaseUnavailable",
-        detail=str(error.orig if isinstance(error, DBAPIError) else error),
+        detail=_words(error),
     )
+
+
+def unknown(error: BaseException) -> Unavailable:
+    """The same where the answer to a commit was lost: it may have been done."""
+    return Unavailable(
+        "The database gave no answer at the last moment: whether this was done is not known. Look before "
+        "you ask for it again; a launch with an Idempotency-Key can be asked for again as it is",
+        code="outcomeUnknown",
+        detail=_words(error),
+    )
+
+
+def _words(error: BaseException) -> str:
+    return str(error.orig if isinstance(error, DBAPIError) else error)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiodocker.exceptions import DockerError
 from tests.drivers.docker.world import World, docker, free_port, is_phase, is_reachable, until
 
-from tidemill.drivers.contract import Device, DriverError, Port, Refused, Unreachable
+from tidemill.drivers.contract import Device, DriverError, NoRoom, Port, Refused, Unreachable
 from tidemill.drivers.docker.driver import DockerDriver
 from tidemill.drivers.docker.engine import Engine
+from tidemill.drivers.docker.images import Pulls
 from tidemill.model.observation import Phase, Seen
 
 pytestmark = pytest.mark.docker
@@ -65,9 +69,11 @@ async def test_killed_between_start_and_rename(world: World, driver: DockerDrive
     second = replace(workload, start=2)
     docker("rename", world.container(workload), world.container(second) + ".starting")
     again = world.driver()
-    await until(again, workload.id, is_reachable(2), ask=second)
+    seen = (await again.observe())[workload.id]
+    assert (seen.start, seen.phase) == (1, Phase.STARTED), "so that the second is asked for once more"
     await again.ensure_running(second)
     assert world.containers() == [world.container(second)]
+    await until(again, workload.id, is_reachable(2))
 
 
 async def test_killed_with_a_start_cut_short_then_stopped(world: World, driver: DockerDriver) -> None:
@@ -103,6 +109,67 @@ async def test_removal_while_it_is_being_stopped(world: World) -> None:
     await patient.ensure_running(workload)  # nothing is begun while the stop goes on
     async with asyncio.timeout(5):
         await patient.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_a_newer_container_by_somebody_else_takes_nobodys_system_disk(
+    world: World, driver: DockerDriver
+) -> None:
+    workload = await world.up(driver, world.workload())
+    world.run_in(workload, "touch", "/root/kept")
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    second = replace(workload, start=2)
+    await created_only(world, second)
+    await world.up(driver, second)
+    assert world.run_in(second, "test", "-e", "/root/kept")[0] == 0
+    assert world.containers() == [world.container(second)]
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+async def test_a_container_that_the_engine_lost_sight_of_is_replaced(
+    world: World, driver: DockerDriver, monkeypatch: pytest.MonkeyPatch, has_run: bool
+) -> None:
+    """What the engine says for ever of one that it was killed in the middle of starting."""
+    workload = world.workload()
+    if has_run:
+        await world.up(driver, workload)
+        world.run_in(workload, "touch", "/root/kept")
+        await driver.ensure_stopped(workload.id)
+        await until(driver, workload.id, is_phase(Phase.EXITED))
+        workload = replace(workload, start=2)
+    start, lost = Engine.start_container, set[str]()
+
+    async def says(engine: Engine, id: str) -> None:
+        if not lost or id in lost:
+            lost.add(id)
+            raise DockerError(500, f"task {id}: already exists")
+        await start(engine, id)
+
+    monkeypatch.setattr(Engine, "start_container", says)
+    with pytest.raises(Unreachable, match="lost sight"):
+        await driver.ensure_running(workload)
+    await world.up(driver, workload)
+    assert world.containers() == [world.container(workload)]
+    assert world.run_in(workload, "test", "-e", "/root/kept")[0] == (0 if has_run else 1)
+    await driver.ensure_absent(workload.id)
+    assert world.left_over() == {}
+
+
+async def test_two_containers_of_one_instance_are_both_stopped(world: World, driver: DockerDriver) -> None:
+    """As somebody makes who starts an old container by hand while a new one is there."""
+    workload = await world.up(driver, world.workload())
+    second = replace(workload, start=2, ports=(Port(22, free_port()),))
+    async with driver._networks.using("alice"):
+        container = await driver._containers.create(second)
+        assert container is not None
+        await driver._containers.start(container, second)
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    await driver.ensure_stopped(workload.id)
+    running = f"label=tidemill.deployment={world.deployment}"
+    assert docker("ps", "--quiet", "--filter", running) == ""
+    await driver.ensure_absent(workload.id)
     assert world.left_over() == {}
 
 
@@ -197,7 +264,8 @@ async def test_killed_between_the_copy_and_its_container(world: World, driver: D
     workload = await world.up(driver, world.workload())
     await driver.ensure_stopped(workload.id)
     await until(driver, workload.id, is_phase(Phase.EXITED))
-    docker("commit", world.container(workload), f"tidemill-{world.deployment}/{workload.id}:2")
+    for _ in range(2):  # the first one loses its name to the second
+        docker("commit", world.container(workload), f"tidemill-{world.deployment}/{workload.id}:2")
     moved = replace(workload, start=2, ports=(Port(22, free_port()),))
     again = world.driver()
     await until(again, workload.id, is_reachable(2), ask=moved)
@@ -205,13 +273,6 @@ async def test_killed_between_the_copy_and_its_container(world: World, driver: D
     assert world.left_over() == {}
     label = f"label=tidemill.deployment={world.deployment}"
     assert docker("images", "--quiet", "--filter", "dangling=true", "--filter", label) == ""
-
-
-async def test_keys_change_while_it_runs(world: World, driver: DockerDriver) -> None:
-    workload = await world.up(driver, world.workload(authorized_keys=("ssh-ed25519 AAAA one",)))
-    await driver.ensure_running(replace(workload, authorized_keys=("ssh-ed25519 BBBB two",)))
-    _, said = world.run_in(workload, "cat", "/.tidemill/instance/authorized_keys")
-    assert said == "ssh-ed25519 BBBB two\n"
 
 
 async def test_no_server_at_the_socket(world: World) -> None:
@@ -255,6 +316,29 @@ async def test_an_engine_that_talks_nonsense(world: World, tmp_path: Path) -> No
     async with await asyncio.start_unix_server(nonsense, path):
         with pytest.raises(Unreachable):
             await world.driver(url=f"unix://{path}").observe()
+
+
+async def test_a_pull_that_talks_nonsense_is_tried_again(world: World, tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                body = b'{"ApiVersion": "1.41"}' if b"/version" in head else b'{"status": "Pulling"}\n{nope\n'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+                writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    path = tmp_path / "nonsense.sock"
+    async with await asyncio.start_unix_server(answer, path):
+        engine = Engine(f"unix://{path}")
+        pulls = Pulls(engine, {}, lambda: None, pauses=(0.01, 0.02))
+        pulls.want("image", "an-instance", 1)
+        async with asyncio.timeout(20):
+            while pulls._pulls["image"].failures < 2:
+                await asyncio.sleep(0.01)
+        seen = pulls.seen()["an-instance"]
+        assert (seen.phase, seen.reason) == (Phase.PULLING, "BackOff")
+        await pulls.close()
+        await engine.close()
 
 
 async def test_the_engine_comes_back(world: World, tmp_path: Path) -> None:
@@ -377,3 +461,17 @@ async def test_a_folder_of_the_server_that_is_gone_is_made_again(world: World, d
     await until(driver, workload.id, is_phase(Phase.EXITED))
     shutil.rmtree(world.data_dir / "instances")
     await world.up(driver, replace(workload, start=2))
+
+
+async def test_a_node_port_that_another_program_has_is_named_and_another_one_is_taken(
+    world: World, driver: DockerDriver
+) -> None:
+    """The container that was made with the first is not kept for the second."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = int(other.getsockname()[1])
+        workload = world.workload(ports=(Port(22, taken),))
+        with pytest.raises(NoRoom, match=f"Port {taken} of the machine is in use") as refused:
+            await driver.ensure_running(workload)
+        assert refused.value.node_port == taken
+        await world.up(driver, replace(workload, ports=(Port(22, free_port()),)))
+    assert world.containers() == [world.container(workload)]

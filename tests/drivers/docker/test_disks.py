@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.drivers.docker.world import World, is_phase, is_reachable, until
+from tests.drivers.docker.world import World, docker, is_phase, is_reachable, until
 
-from tidemill.drivers.contract import NoRoom, Refused
+from tidemill.drivers.contract import NoRoom, Refused, Unreachable
 from tidemill.drivers.docker import disks
 from tidemill.drivers.docker.disks import GB, Disks
 from tidemill.drivers.docker.driver import DockerDriver
@@ -24,12 +25,14 @@ async def test_writing_past_its_size_fails_inside_and_spares_the_host(
     world: World, driver: DockerDriver
 ) -> None:
     workload = await world.up(driver, world.workload(data_disk_gb=1))
-    free = os.statvfs(world.data_dir)
+    file = world.data_dir / "disks" / f"{workload.id}.img"
+    reserved = file.stat().st_blocks
     code, said = world.run_in(workload, "dd", "if=/dev/zero", "of=/root/dataDisk/big", "bs=1M", "count=1200")
     assert code != 0
     assert "No space left" in said
-    after = os.statvfs(world.data_dir)
-    assert (free.f_bavail - after.f_bavail) * free.f_frsize < 200e6, "the host's disk was filled"
+    assert file.stat().st_blocks <= reserved
+    beside = int(docker("inspect", "--size", "--format", "{{.SizeRw}}", world.container(workload)))
+    assert beside < 10e6, "it went to the host's disk"
     code, said = world.run_in(workload, "df", "-k", "/root/dataDisk")
     total = int(said.splitlines()[-1].split()[1]) * 1024
     assert 0.85 * GB < total <= GB
@@ -75,6 +78,38 @@ async def test_a_container_never_starts_on_a_disk_that_is_not_mounted(
     subprocess.run(["umount", world.data_dir / "mounts" / workload.id], check=True)
     done = subprocess.run(["docker", "start", world.container(workload)], check=False, capture_output=True)
     assert done.returncode != 0
+
+
+async def test_one_that_is_in_use_is_neither_checked_nor_mounted_again(
+    world: World, driver: DockerDriver
+) -> None:
+    """Unmounted on the host, it is still mounted in its container: to repair it there would ruin it."""
+    workload = await world.up(driver, world.workload(data_disk_gb=1))
+    world.run_in(workload, "sh", "-c", "echo kept >/root/dataDisk/file")
+    subprocess.run(["umount", world.data_dir / "mounts" / workload.id], check=True)
+    with pytest.raises(Unreachable, match="in use"):
+        await Disks(world.data_dir).ensure(workload.id, 1)
+    assert world.mounts() == []
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    second = await world.up(driver, replace(workload, start=2))
+    assert world.run_in(second, "cat", "/root/dataDisk/file")[1] == "kept\n"
+
+
+async def test_what_a_killed_server_began_to_check_is_not_checked_beside_it(
+    world: World, driver: DockerDriver
+) -> None:
+    workload = await world.up(driver, world.workload(data_disk_gb=1))
+    await driver.ensure_stopped(workload.id)
+    await until(driver, workload.id, is_phase(Phase.EXITED))
+    subprocess.run(["umount", world.data_dir / "mounts" / workload.id], check=True)
+    file = world.data_dir / "disks" / f"{workload.id}.img"
+    theirs = os.open(file, os.O_RDONLY)  # as a tool has it that outlived its server
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+    with pytest.raises(Unreachable, match="being checked"):
+        await driver.ensure_running(replace(workload, start=2))
+    os.close(theirs)
+    await world.up(driver, replace(workload, start=2))
 
 
 async def test_what_a_crash_left_half_made_is_made_again(world: World) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import time
 from dataclasses import replace
 
 import pytest
-from tests.drivers.docker.world import World, docker, free_port, is_phase, until
+from tests.drivers.docker.world import BUSYBOX, World, docker, free_port, is_phase, until
 
 from tidemill.drivers.contract import NoRoom, Port
 from tidemill.drivers.docker.driver import DockerDriver
@@ -43,6 +45,24 @@ async def test_another_tenants_are_out_of_reach(world: World, driver: DockerDriv
     assert code != 0
     assert "SSH-" not in said
     assert world.run_in(mine, "sh", "-c", "nc -w 3 127.0.0.1 22 </dev/null")[1].startswith("SSH-")
+
+
+async def test_they_stay_out_of_reach_while_networks_come_and_go(world: World, driver: DockerDriver) -> None:
+    """The engine takes its own rules out and in with every network."""
+    mine, theirs = world.workload(), world.workload(tenant="bob")
+    await asyncio.gather(world.up(driver, mine), world.up(driver, theirs))
+    place, deadline = address(world, mine), time.monotonic() + 60
+    answered = f"nc -w 1 {place} 22 -e {BUSYBOX} sh -c 'echo through >&2' &"
+    knock = f"for n in $(seq 8); do for m in $(seq 30); do {answered} usleep 20000; done; wait; done"
+    command = ["docker", "exec", world.container(theirs), BUSYBOX, "sh", "-c", knock]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as knocking:
+        while knocking.poll() is None and time.monotonic() < deadline:
+            docker("network", "create", f"{world.deployment}-passing")
+            docker("network", "rm", f"{world.deployment}-passing")
+        said, _ = knocking.communicate()
+    assert knocking.returncode == 0
+    assert b"through" not in said
+    assert said.count(b"nc: ") == 240, "each of them was turned away"
 
 
 async def test_the_engines_socket_and_the_hosts_files_are_not_there(

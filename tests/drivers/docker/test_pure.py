@@ -125,7 +125,9 @@ def test_ends_in_words() -> None:
     assert "64 MiB" in killed.message
     # Something else in it ran out of memory once; that is not what ended it.
     assert read_end(ended(ExitCode=0, OOMKilled=True)).reason == ""
-    assert read_end(ended(ExitCode=128, Error="exec format error")).reason == "StartError"
+    failed = read_end(ended(ExitCode=128, Error="mount /srv/data/x: exec format error"), {"/srv/data"})
+    assert failed.reason == "StartError"
+    assert failed.message.endswith("mount …/x: exec format error")
 
 
 def test_the_init_scripts_code() -> None:
@@ -163,6 +165,8 @@ def test_whatever_it_holds_it_is_a_code_or_nothing(content: bytes) -> None:
         (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', Refused, "NVIDIA"),
         (400, "invalid reference format", Refused, "invalid reference format"),
         (500, "OCI runtime create failed: exec format error", Refused, "exec format error"),
+        (404, "No such container: 0123", Unreachable, "No such container"),
+        (409, "Conflict. The container name is already in use", Unreachable, "in use"),
         (503, "service unavailable", Unreachable, "service unavailable"),
     ],
 )  # fmt: skip
@@ -179,6 +183,13 @@ def test_the_servers_own_disk_is_part_of_it() -> None:
         raise OSError(28, "No space left on device")
     with pytest.raises(Unreachable, match="Read-only"), in_contract_words():
         raise OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize("kind", [Refused, NoRoom, Unreachable])
+def test_where_things_are_on_the_host_is_nobodys_business(kind: type[DriverError]) -> None:
+    with pytest.raises(kind) as error, in_contract_words(["/srv/data", "/var/lib/docker"]):
+        raise kind("mount: /srv/data/mounts/x failed, see /var/lib/docker/overlay2/y and /etc/fstab")
+    assert str(error.value) == "mount: …/mounts/x failed, see …/overlay2/y and /etc/fstab"
 
 
 def test_where_published_ports_are_probed() -> None:

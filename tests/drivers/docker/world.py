@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -134,6 +135,11 @@ class World:
         label = f"label=tidemill.deployment={self.deployment}"
         return docker("network", "ls", "--quiet", "--filter", label).split()
 
+    def rules(self) -> list[str]:
+        """Of the firewall."""
+        said = subprocess.run(["iptables-save", "-t", "mangle"], capture_output=True, text=True, check=True)
+        return [line for line in said.stdout.splitlines() if self.deployment in line]
+
     def images(self) -> list[str]:
         return docker(
             "images",
@@ -159,6 +165,7 @@ class World:
         found: dict[str, list[str]] = {
             "containers": self.containers(),
             "networks": self.networks(),
+            "rules": self.rules(),
             "images": self.images(),
             "mounts": self.mounts(),
             "loop devices": self.loop_devices(),
@@ -176,6 +183,8 @@ class World:
         ):
             for thing in getattr(self, kind)():
                 docker(*remove, thing, check=False)
+        for rule in self.rules():
+            subprocess.run(["iptables", "-w", "-t", "mangle", "-D", *shlex.split(rule)[1:]], check=False)
         for mount in self.mounts():
             subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(self.data_dir, ignore_errors=True)

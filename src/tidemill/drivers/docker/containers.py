@@ -8,6 +8,10 @@ never taken for the end of ``n``, wherever a crash comes.
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiodocker.exceptions import DockerError
 
@@ -20,6 +24,7 @@ from tidemill.drivers.docker.networks import Networks
 from tidemill.drivers.docker.spec import Found
 from tidemill.model.observation import InstanceId
 
+_LOST = re.compile(r"task [0-9a-f]+: already exists")
 REMOVAL_SECONDS = 20.0  # how long a removal that somebody else began is waited for
 
 
@@ -46,6 +51,7 @@ class Containers:
         self._deployment = deployment
         self._publish_address = publish_address
         self._stop_grace = stop_grace
+        self._lost: set[str] = set()
 
     async def all(self) -> list[Found]:
         return self._read(await self._engine.list_containers({spec.DEPLOYMENT: self._deployment}))
@@ -59,48 +65,68 @@ class Containers:
         self, workload: Workload, image: str | None = None, *, volumes_from: str | None = None
     ) -> str | None:
         """A container for ``workload.start``; None when the engine does not have its image."""
-        data_disk = (
-            await self._disks.ensure(workload.id, workload.data_disk_gb)
-            if workload.data_disk_gb > 0
-            else None
-        )
-        config = spec.container_config(
-            workload,
-            deployment=self._deployment,
-            guest=self._guest,
-            files=self._files.folder(workload.id),
-            data_disk=data_disk,
-            publish_address=self._publish_address,
-            stop_grace=self._stop_grace,
-            image=image,
-            volumes_from=volumes_from,
-        )
-        try:
-            return await self._engine.create_container(self._name(workload), config)
-        except DockerError as error:
-            if error.status == 404 and image is None and "no such image" in error.message.lower():
-                return None
-            raise
+        async with self._with_disk(workload) as data_disk:
+            config = spec.container_config(
+                workload,
+                deployment=self._deployment,
+                guest=self._guest,
+                files=self._files.folder(workload.id),
+                data_disk=data_disk,
+                publish_address=self._publish_address,
+                stop_grace=self._stop_grace,
+                image=image,
+                volumes_from=volumes_from,
+            )
+            try:
+                return await self._engine.create_container(self._name(workload), config)
+            except DockerError as error:
+                if error.status == 404 and image is None and "no such image" in error.message.lower():
+                    return None
+                raise
 
     async def start(self, container: str, workload: Workload) -> None:
         """Start it as it is; its data disk is mounted and its network is there."""
-        if workload.data_disk_gb > 0:
-            await self._disks.ensure(workload.id, workload.data_disk_gb)
-        try:
-            await self._engine.start_container(container)
-        except DockerError as error:
-            if not _says_no_network(error):
-                raise
-            # It was remembered, or the container remembers one that was removed and made again.
-            await self._networks.ensure(workload.tenant)
-            network = spec.network_name(self._deployment, workload.tenant)
+        async with self._with_disk(workload):
             try:
-                await self._engine.disconnect_network(network, container)
-            except DockerError as not_connected:
-                if not_connected.status >= 500:
+                await self._engine.start_container(container)
+            except DockerError as error:
+                if _LOST.search(error.message):
+                    self._lost.add(container)
+                    raise Unreachable(
+                        "The engine lost sight of the container; another takes its place"
+                    ) from error
+                if not _says_no_network(error):
                     raise
-            await self._engine.connect_network(network, container, spec.endpoint(workload))
-            await self._engine.start_container(container)
+                await self._reconnect(container, workload)
+                await self._engine.start_container(container)
+
+    def is_lost(self, container: str) -> bool:
+        """Whether the engine will never start it: it was killed in the middle of starting it."""
+        return container in self._lost
+
+    async def _reconnect(self, container: str, workload: Workload) -> None:
+        """Its network was remembered, or it remembers one that was removed and made again."""
+        await self._networks.ensure(workload.tenant)
+        network = spec.network_name(self._deployment, workload.tenant)
+        try:
+            await self._engine.disconnect_network(network, container)
+        except DockerError as not_connected:
+            if not_connected.status >= 500:
+                raise
+        await self._engine.connect_network(network, container, spec.endpoint(workload))
+
+    @asynccontextmanager
+    async def _with_disk(self, workload: Workload) -> AsyncGenerator[Path | None]:
+        """Its data disk is mounted, if it has one; what fails for want of it meanwhile is tried again."""
+        disk = None
+        if workload.data_disk_gb > 0:
+            disk = await self._disks.ensure(workload.id, workload.data_disk_gb)
+        try:
+            yield disk
+        except DockerError as error:
+            if disk is None or await self._disks.is_mounted(workload.id):
+                raise
+            raise Unreachable("The data disk was unmounted while the instance was being started") from error
 
     async def start_again(self, found: Found, workload: Workload) -> None:
         """Make a stopped container ``workload.start``."""
@@ -113,10 +139,16 @@ class Containers:
     async def finish_start(self, container: str, workload: Workload) -> None:
         await self._engine.rename_container(container, self._name(workload))
 
-    async def stop(self, found: Found) -> None:
-        """Ask it to end, and kill it after its grace."""
+    async def stop(self, *containers: Found) -> None:
+        """Ask them to end, all at once, and kill what is there after its grace."""
+        ends = (self._stop(found.container) for found in containers)
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _stop(self, container: str) -> None:
         try:
-            await self._engine.stop_container(found.container, self._stop_grace)
+            await self._engine.stop_container(container, self._stop_grace)
         except DockerError as error:
             if error.status != 404:
                 raise
@@ -137,6 +169,7 @@ class Containers:
                     raise Unreachable(f"The container engine is slow to remove: {error.message}") from error
                 await asyncio.sleep(0.1)
             else:
+                self._lost.discard(container)
                 return
 
     async def carry_over(self, found: Found, workload: Workload) -> None:
@@ -156,11 +189,15 @@ class Containers:
     async def remove_system_images(self, id: InstanceId) -> None:
         """Remove what :meth:`carry_over` made for ``id``."""
         repository = spec.system_image(self._deployment, id)
-        rows = await self._engine.list_images(repository)
+        rows = await self._engine.list_images(reference=[repository])
         tags = [tag for row in rows for tag in row.get("RepoTags") or () if tag.startswith(f"{repository}:")]
         # The newest first: each is made on top of the one before.
         for tag in sorted(tags, key=lambda tag: int(tag.rpartition(":")[2]), reverse=True):
             await self._remove_image(tag)
+        # A commit that a killed server began and the next one began again: only one of them has the name.
+        labels = [f"{spec.DEPLOYMENT}={self._deployment}", f"{spec.INSTANCE}={id}"]
+        for row in await self._engine.list_images(label=labels, dangling=["true"]):
+            await self._remove_image(row["Id"])
 
     async def _remove_image(self, name: str) -> None:
         try:

@@ -5,13 +5,18 @@ the host by writing to what they were given. The file gets its name only once th
 is whole: what a crash left half-made has another name and is made again, and a disk that bears its
 name is never formatted again. Instances get a folder inside the mounted disk, not the mount point,
 so that a disk that is not mounted can never be mistaken for an empty one.
+
+A disk is checked and mounted by one at a time and never while anybody has it: what a killed server
+began goes on without it, and a mount that was undone on the host lives on in its container.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tidemill.drivers.contract import NoRoom, Refused, Unreachable
@@ -35,10 +40,10 @@ class Disks:
         """Make and mount the disk of ``id``; the folder on it that the instance gets.
 
         A disk that is there already keeps its size. Raises NoRoom, Refused (not root, a tool is
-        missing, the disk is damaged), Unreachable (the kernel would not mount it now).
+        missing, the disk is damaged), Unreachable (somebody has it, the kernel would not mount it now).
         """
         mount = self._mounts / id
-        if not await asyncio.to_thread(os.path.ismount, mount):
+        if not await self.is_mounted(id):
             if os.geteuid() != 0:
                 raise Refused(
                     "Data disks need the server to run as root; launch without a data disk, "
@@ -46,14 +51,19 @@ class Disks:
                 )
             file = self._files / f"{id}.img"
             await asyncio.to_thread(self._make_folders, mount)
-            if await asyncio.to_thread(file.exists):
-                await self._check(file)
-            else:
+            is_there = await asyncio.to_thread(file.exists)
+            if not is_there:
                 await self._make(file, size_gb)
-            await self._mount(file, mount)
+            with _alone(file) as held:
+                if is_there:
+                    await self._check(file, held)
+                await self._mount(file, mount, held)
         folder = mount / "data"
         await asyncio.to_thread(folder.mkdir, mode=0o755, exist_ok=True)
         return folder
+
+    async def is_mounted(self, id: InstanceId) -> bool:
+        return await asyncio.to_thread(os.path.ismount, self._mounts / id)
 
     async def remove(self, id: InstanceId) -> None:
         """Unmount and remove the disk of ``id``, half-made ones too. None there is success."""
@@ -84,14 +94,17 @@ class Disks:
                 half_made.unlink()
             raise
 
-    async def _check(self, file: Path) -> None:
+    async def _check(self, file: Path, held: int) -> None:
         """What the kernel would replay or repair after a power cut, done before mounting."""
-        code, said = await _run("e2fsck", "-p", str(file))
+        if await asyncio.to_thread(_has_a_device, file):
+            raise Unreachable("The data disk is still in use on the machine")
+        code, said = await _run("e2fsck", "-p", str(file), keep=held)
         if code & ~0b11 != 0:  # 1: repaired; 2: repaired, and a mounted one would need a reboot
             raise Refused(f"The data disk is damaged and could not be repaired: {said}")
 
-    async def _mount(self, file: Path, mount: Path) -> None:
-        code, said = await _run("mount", "-t", "ext4", "-o", "loop,nodev", str(file), str(mount))
+    async def _mount(self, file: Path, mount: Path, held: int) -> None:
+        words = ("-t", "ext4", "-o", "loop,nodev", str(file), str(mount))
+        code, said = await _run("mount", *words, keep=held)
         if code != 0 and not await asyncio.to_thread(os.path.ismount, mount):
             raise Unreachable(f"The data disk could not be mounted: {said}")
 
@@ -150,8 +163,37 @@ def _publish(half_made: Path, file: Path) -> None:
         os.close(folder)
 
 
-async def _run(program: str, *arguments: str) -> tuple[int, str]:
-    """Exit code and last words of a tool. Raises Refused when the machine has no such tool."""
+@contextmanager
+def _alone(file: Path) -> Generator[int]:
+    """Nobody else checks or mounts ``file`` while the block runs, or a tool that has the descriptor does.
+
+    Raises Unreachable when somebody is at it.
+    """
+    held = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield held
+    except BlockingIOError:
+        raise Unreachable("The data disk is still being checked or mounted") from None
+    finally:
+        os.close(held)
+
+
+def _has_a_device(file: Path) -> bool:
+    """Whether a loop device stands on ``file``: then it is mounted somewhere, in a container perhaps."""
+    name = os.path.realpath(file)
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # it went meanwhile
+            if device.read_text().rstrip("\n") == name:
+                return True
+    return False
+
+
+async def _run(program: str, *arguments: str, keep: int | None = None) -> tuple[int, str]:
+    """Exit code and last words of a tool, which has the descriptor ``keep`` as long as it runs.
+
+    Raises Refused when the machine has no such tool.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -160,6 +202,7 @@ async def _run(program: str, *arguments: str) -> tuple[int, str]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={"PATH": _PATH, "LC_ALL": "C"},
+            pass_fds=() if keep is None else (keep,),
         )
     except FileNotFoundError:
         raise Refused(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from aiodocker.exceptions import DockerError
@@ -18,7 +19,7 @@ from aiodocker.exceptions import DockerError
 from tidemill.drivers.contract import Unreachable
 from tidemill.drivers.docker import inside
 from tidemill.drivers.docker.engine import Engine
-from tidemill.drivers.docker.errors import translate
+from tidemill.drivers.docker.errors import translate, without
 from tidemill.drivers.docker.reach import Key
 from tidemill.drivers.docker.spec import MIB, Found
 
@@ -36,13 +37,18 @@ class End:
     exit_code: int | None
     reason: str = ""
     message: str = ""
+    at: datetime | None = None
 
 
 class Ends:
-    """What is known of exits. Nothing here is raised but Unreachable."""
+    """What is known of exits. Nothing here is raised but Unreachable.
 
-    def __init__(self, engine: Engine) -> None:
+    ``hide`` are host paths kept from users.
+    """
+
+    def __init__(self, engine: Engine, hide: Set[str]) -> None:
         self._engine = engine
+        self._hide = hide
         self._ends: dict[Key, End] = {}
         self._few = asyncio.Semaphore(INSPECTIONS)
 
@@ -52,7 +58,8 @@ class Ends:
         if key not in self._ends:
             try:
                 async with self._few:
-                    self._ends[key] = read_end(await self._engine.inspect_container(found.container))
+                    container = await self._engine.inspect_container(found.container)
+                self._ends[key] = read_end(container, self._hide)
             except DockerError:  # removed since it was listed
                 return End(found.exit_code)
         return self._ends[key]
@@ -122,12 +129,25 @@ class InitScripts:
             return None
 
 
-def read_end(container: Mapping[str, Any]) -> End:
-    """From the engine's description of an exited container."""
+def read_end(container: Mapping[str, Any], hide: Iterable[str] = ()) -> End:
+    """From the engine's description of an exited container; ``hide`` are host paths."""
+    return replace(_why(container, hide), at=_instant(container["State"].get("FinishedAt", "")))
+
+
+def _instant(text: str) -> datetime | None:
+    """The engine's way to write an instant; its year 1 stands for never."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None and found.year > 1 else None
+
+
+def _why(container: Mapping[str, Any], hide: Iterable[str]) -> End:
     state = container["State"]
     code = int(state["ExitCode"])
     if state.get("Error"):
-        return End(code, "StartError", str(translate(500, state["Error"])))
+        return End(code, "StartError", str(translate(500, without(state["Error"], hide))))
     if code == 128 + signal.SIGKILL:
         most = container["HostConfig"].get("Memory", 0) // MIB
         if state.get("OOMKilled"):

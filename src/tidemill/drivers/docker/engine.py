@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -36,6 +36,11 @@ class Engine:
         self.url = url
         self._docker: Any = None  # aiodocker is typed in part only
         self._opening = asyncio.Lock()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are on this machine."""
+        return self.url.startswith("unix://")
 
     async def list_containers(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """Rows of ``GET /containers/json``, stopped ones too."""
@@ -104,8 +109,9 @@ class Engine:
     async def info(self) -> dict[str, Any]:
         return await self._ask(lambda docker: docker.system.info(), QUICK)
 
-    async def list_images(self, reference: str) -> list[dict[str, Any]]:
-        return await self._ask(lambda docker: docker.images.list(filters={"reference": [reference]}), QUICK)
+    async def list_images(self, **filters: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of ``GET /images/json``; ``filters`` are the engine's (``reference``, ``label``, ...)."""
+        return await self._ask(lambda docker: docker.images.list(filters=filters), QUICK)
 
     async def remove_image(self, name: str) -> None:
         await self._ask(lambda docker: docker.images.delete(name, force=True), SLOW)
@@ -117,7 +123,7 @@ class Engine:
         try:
             async for line in docker.images.pull(image, auth=auth, stream=True, timeout=timeout):
                 yield line
-        except (DockerError, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (DockerError, TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self._say_unanswered(error)
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from aiodocker.exceptions import DockerError
@@ -42,12 +42,17 @@ def no_answer(url: str, error: Exception) -> str:
 
 
 @contextmanager
-def in_contract_words(hide: Sequence[str] = ()) -> Generator[None]:
+def in_contract_words(hide: Iterable[str] = ()) -> Generator[None]:
     """Let only the contract's three errors out; ``hide`` are host paths kept from users."""
     try:
         yield
     except DockerError as error:
-        raise translate(error.status, _without(error.message, hide)) from error
+        raise translate(error.status, without(error.message, hide)) from error
+    except DriverError as error:
+        words = without(str(error), hide)
+        if words == str(error):
+            raise
+        raise type(error)(words) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise NoRoom(_FULL) from error
@@ -59,7 +64,8 @@ def translate(status: int, message: str) -> DriverError:
     """The engine's HTTP ``status`` and words as the error that says who must act."""
     port = _PORT.search(message)
     if port is not None:
-        return NoRoom(f"Port {port[1] or port[2]} of the machine is in use by another program")
+        number = int(port[1] or port[2])
+        return NoRoom(f"Port {number} of the machine is in use by another program", node_port=number)
     if _NO_SPACE.search(message):
         return NoRoom(_FULL)
     if _NO_GPU.search(message):
@@ -67,12 +73,15 @@ def translate(status: int, message: str) -> DriverError:
             "The machine could not hand over its GPU; its operator should see that the NVIDIA "
             f"container toolkit is installed. The engine says: {message}"
         )
+    if status in {404, 409}:  # somebody else is at it, or it went a moment ago: it is made anew then
+        return Unreachable(f"The container engine could not do it now: {message}")
     if 400 <= status < 500 or _WILL_NEVER.search(message):
         return Refused(f"The container engine refused: {message}")
     return Unreachable(f"The container engine failed: {message}")
 
 
-def _without(message: str, hide: Sequence[str]) -> str:
+def without(message: str, hide: Iterable[str]) -> str:
+    """``message`` with nothing of where things are on the host."""
     for path in hide:
         message = message.replace(path, "…")
     return message

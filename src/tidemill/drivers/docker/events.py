@@ -27,6 +27,7 @@ class EngineEvents:
             {"type": ["container"], "event": OF_INTEREST, "label": [f"{DEPLOYMENT}={deployment}"]}
         )
         self._task: asyncio.Task[None] | None = None
+        self.breaks = 0  # how often it ended, as it does when the engine does
 
     def follow(self) -> None:
         """Begin, unless it has begun."""
@@ -45,8 +46,11 @@ class EngineEvents:
                 async with self._engine.stream("events", {"filters": self._filters}) as body:
                     self._ring()  # whatever happened until now was not heard
                     pause = FIRST_PAUSE
-                    while await body.readany():
-                        self._ring()
+                    try:
+                        while await body.readany():
+                            self._ring()
+                    finally:
+                        self.breaks += 1
             except (Unreachable, DockerError):  # said to whoever calls the engine for an answer
                 pass
             await asyncio.sleep(pause)

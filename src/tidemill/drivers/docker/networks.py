@@ -20,6 +20,7 @@ from aiodocker.exceptions import DockerError
 
 from tidemill.drivers.contract import NoRoom
 from tidemill.drivers.docker.engine import Engine
+from tidemill.drivers.docker.firewall import Firewall
 from tidemill.drivers.docker.spec import DEPLOYMENT, TENANT, network_name
 
 TRIES = 20  # subnets to try when the engine says that one overlaps with something we cannot see
@@ -33,6 +34,7 @@ class Networks:
         self._engine = engine
         self._deployment = deployment
         self._pool = IPv4Network(pool)
+        self._firewall = Firewall(deployment, pool, can_be_set=engine.is_local)
         self._there: set[str] = set()
         self._users: dict[str, int] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -56,6 +58,7 @@ class Networks:
         async with self._lock(tenant):
             name = network_name(self._deployment, tenant)
             async with self._choosing:  # two at once would choose the same subnet
+                await self._firewall.ensure()
                 rows = await self._engine.list_networks()
                 if not any(row["Name"] == name for row in rows):
                     await self._create(name, tenant, rows)
@@ -73,16 +76,28 @@ class Networks:
             if tenant in self._users:  # while we looked; it counts on the network being there
                 return
             self._there.discard(tenant)
-            for row in await self._engine.list_networks():
-                if row["Name"] == network_name(self._deployment, tenant):
-                    await self._remove(row["Id"])
+            async with self._choosing:
+                name = network_name(self._deployment, tenant)
+                for row in await self._engine.list_networks():
+                    if row["Name"] == name:
+                        await self._remove(row["Id"])
+                if not await self._has_any():
+                    await self._firewall.remove()
+                    if await self._has_any():  # another server made one meanwhile
+                        await self._firewall.ensure()
 
     async def sweep(self) -> None:
         """Remove every network of this deployment that has no members; repairs what a crash left."""
         for row in await self._engine.list_networks():
-            labels: dict[str, str] = row.get("Labels") or {}
-            if labels.get(DEPLOYMENT) == self._deployment and TENANT in labels:
-                await self.remove_if_empty(labels[TENANT])
+            if self._is_ours(row):
+                await self.remove_if_empty(row["Labels"][TENANT])
+
+    async def _has_any(self) -> bool:
+        return any(self._is_ours(row) for row in await self._engine.list_networks())
+
+    def _is_ours(self, row: dict[str, Any]) -> bool:
+        labels: dict[str, str] = row.get("Labels") or {}
+        return labels.get(DEPLOYMENT) == self._deployment and TENANT in labels
 
     async def _remove_doubles(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """The engine lets two networks have one name when they are made at once; the older counts."""

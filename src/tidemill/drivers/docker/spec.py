@@ -22,6 +22,7 @@ INSTANCE = "tidemill.instance"
 TENANT = "tidemill.tenant"
 INIT = "tidemill.init"  # "1" when there is an init script
 SHAPE = "tidemill.shape"  # what the engine fixes when it creates a container
+DEVICES = "tidemill.devices"  # the ids of its accelerators, as a JSON array
 
 SSH_PORT = 22
 DATA_DISK = "/root/dataDisk"
@@ -43,6 +44,7 @@ class Found:
         id: the instance. start: the start that its name speaks of.
         starting: it is between being an older start and being ``start``.
         state: the engine's word: created, running, paused, restarting, removing, exited, dead.
+        devices: the ids of its accelerators.
         ssh_port: the node port of the guest's ssh server; known while it runs.
     """
 
@@ -55,6 +57,7 @@ class Found:
     has_init: bool
     shape: str
     image: str
+    devices: tuple[str, ...] = ()
     ssh_port: int | None = None
     exit_code: int | None = None
 
@@ -95,6 +98,7 @@ def labels(deployment: str, workload: Workload) -> dict[str, str]:
         TENANT: workload.tenant,
         SHAPE: shape(workload),
         INIT: "1" if workload.init_script else "0",
+        DEVICES: json.dumps([device.id for device in workload.devices]),
     }
     return made
 
@@ -212,6 +216,7 @@ def read_row(row: Mapping[str, Any], deployment: str) -> Found | None:
         has_init=marks.get(INIT) == "1",
         shape=marks.get(SHAPE, ""),
         image=row.get("Image") or "",
+        devices=tuple(json.loads(marks.get(DEVICES) or "[]")),
         ssh_port=_ssh_port(row),
         exit_code=int(ended[1]) if ended is not None else None,
     )

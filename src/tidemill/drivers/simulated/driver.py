@@ -1,151 +1,186 @@
-"""An engine that does not exist, for trying the API and for tests: deterministic, in memory.
+"""An engine that does not exist, for trying the API and for tests; deterministic.
 
-It keeps the driver contract to the letter. :class:`Dials` make it slow or make it say no; the
-``play_*`` methods are the world around it (a process dies, a container vanishes).
+It keeps the driver contract to the letter, until :class:`Dials` make it slow, silent, contrary or
+forgetful; the ``play_*`` methods are the world around it (a process dies, a machine is lost). Its
+:class:`Engine` enforces what a real one would and writes down what really happened.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from contextlib import aclosing, suppress
 
-from tidemill.drivers.contract import Capabilities, Driver, Node, NoRoom, Refused, Unreachable, Workload
-from tidemill.drivers.hints import Hints
-from tidemill.model.observation import InstanceId, Phase, Seen
+from tidemill.drivers.contract import Capabilities, Driver, Node, Unreachable, Workload
+from tidemill.drivers.simulated.dials import Call, DialFor, Dials
+from tidemill.drivers.simulated.engine import Delivery, Engine
+from tidemill.drivers.simulated.journal import Moment
+from tidemill.drivers.simulated.objects import Made
+from tidemill.drivers.simulated.space import Violation
+from tidemill.drivers.simulated.world import World
+from tidemill.model.observation import InstanceId, Seen
+
+LOST = "the answer was lost"
 
 
-@dataclass(slots=True)
-class Dials:
-    """What goes wrong, for every call from now on.
+class SimulatedDriver(World, Driver):
+    """One server's way to a simulated engine.
 
-    Attributes:
-        start_seconds: how long a start takes before it is reachable.
-        never: a start is accepted and never becomes reachable.
-        unreachable, refuses, no_room: the message to raise with, or "".
-        loses_answer: do the work, then say that there was no answer.
+    Args:
+        nodes: the machines of an engine of its own; none for one without bounds.
+        sleep: lets the injected clock's time pass.
+        now: the injected clock's seconds; what takes time in the engine needs it.
+        dial: draws the dials for each call, from its name and the instance; else ``dials`` hold.
+        engine: one that is there already; ``nodes`` and ``now`` are then its own.
     """
-
-    start_seconds: float = 0.0
-    never: bool = False
-    unreachable: str = ""
-    refuses: str = ""
-    no_room: str = ""
-    loses_answer: bool = False
-
-
-@dataclass(slots=True)
-class _Made:
-    """One object of this engine, with what is on its disks."""
-
-    workload: Workload
-    seen: Seen
-    starts: list[int] = field(default_factory=list[int])
-
-
-class SimulatedDriver(Driver):
-    """See the module. ``sleep`` lets the injected clock's time pass."""
 
     capabilities = Capabilities(data_disks=True, logs=True, devices=True)
 
-    def __init__(self, *, nodes: Sequence[Node], sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        *,
+        nodes: Sequence[Node] = (),
+        sleep: Callable[[float], Awaitable[None]],
+        now: Callable[[], float] | None = None,
+        dial: DialFor | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        super().__init__(engine or Engine(nodes, now=now))
         self.dials = Dials()
-        self.made: dict[InstanceId, _Made] = {}
-        self._nodes = list(nodes)
+        self.dial = dial
         self._sleep = sleep
-        self._hints = Hints()
-        self._starting: set[asyncio.Task[None]] = set()
+
+    @property
+    def made(self) -> dict[InstanceId, Made]:
+        """Every object there is, whether or not it is to be seen."""
+        return self.engine.made
+
+    @property
+    def violations(self) -> list[Violation]:
+        """Everything that was asked for and is held by another, or not there."""
+        return self.engine.violations
+
+    @property
+    def journal(self) -> dict[InstanceId, list[Moment]]:
+        """What really happened to each object, also to those that are gone."""
+        self.engine.look()
+        return self.engine.journal
 
     async def nodes(self) -> list[Node]:
-        self._check_answer()
-        return list(self._nodes)
+        dials = await self._begin("nodes", None)
+        self.engine.look()
+        found = self.engine.nodes()
+        await self._end(dials)
+        return found
 
     async def observe(self) -> Mapping[InstanceId, Seen]:
-        self._check_answer()
-        return {id: made.seen for id, made in self.made.items()}
+        dials = await self._begin("observe", None)
+        self.engine.look()
+        found = self.engine.listing(dials.shows_old)
+        await self._end(dials)
+        if dials.hides is True:
+            return {}
+        for id in dials.hides or ():
+            found.pop(id, None)
+        return found
 
     async def changes(self) -> AsyncIterator[None]:
-        async with aclosing(self._hints.listen()) as hints:
-            async for _ in hints:
-                yield
+        passing = asyncio.create_task(self._let_time_pass())
+        passing.add_done_callback(lambda _: self.engine.hints.ring())
+        try:
+            async with aclosing(self.engine.hints.listen()) as hints:
+                async for _ in hints:
+                    if passing.done():  # the engine gives no answer
+                        passing.result()
+                    yield
+        finally:
+            passing.cancel()
+            await asyncio.gather(passing, return_exceptions=True)
 
     async def ensure_running(self, workload: Workload) -> None:
-        self._check_answer()
-        if self.dials.refuses:
-            raise Refused(self.dials.refuses)
-        made = self.made.get(workload.id)
-        if made is None and self.dials.no_room:
-            raise NoRoom(self.dials.no_room)
-        if made is None or made.seen.start < workload.start:
-            self._start(workload)
-        elif made.seen.start == workload.start:
-            made.workload = workload
-        self._check_lost()
+        await self._ask("ensure_running", workload.id, workload)
 
-    def _start(self, workload: Workload) -> None:
-        made = self.made.setdefault(workload.id, _Made(workload, Seen(workload.start, Phase.CREATED)))
-        made.workload = workload
-        made.starts.append(workload.start)
-        init = 0 if workload.init_script else None
-        if not self.dials.never and self.dials.start_seconds == 0:
-            made.seen = Seen(workload.start, Phase.REACHABLE, init_exit=init)
-            self._hints.ring()
-            return
-        made.seen = Seen(workload.start, Phase.STARTED)
-        if not self.dials.never:
-            task = asyncio.create_task(self._become_reachable(workload.id, workload.start, init))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
-
-    async def _become_reachable(self, id: InstanceId, start: int, init: int | None) -> None:
-        await self._sleep(self.dials.start_seconds)
-        made = self.made.get(id)
-        if made is not None and made.seen == Seen(start, Phase.STARTED):
-            made.seen = Seen(start, Phase.REACHABLE, init_exit=init)
-            self._hints.ring()
-
-    async def ensure_stopped(self, id: InstanceId) -> None:
-        self._check_answer()
-        made = self.made.get(id)
-        if made is not None and made.seen.phase is not Phase.EXITED:
-            made.seen = replace(made.seen, phase=Phase.EXITED, exit_code=0)
-            self._hints.ring()
-        self._check_lost()
+    async def ensure_stopped(self, id: InstanceId) -> bool:
+        return (await self._ask("ensure_stopped", id)).has_stopped
 
     async def ensure_absent(self, id: InstanceId) -> None:
-        self._check_answer()
-        if self.made.pop(id, None) is not None:
-            self._hints.ring()
-        self._check_lost()
+        await self._ask("ensure_absent", id)
 
     async def logs(self, id: InstanceId, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        self._check_answer()
+        await self._end(await self._begin("logs", id))
+        self.engine.look()
         made = self.made.get(id)
-        lines = [f"simulated start {start}\n".encode() for start in made.starts] if made is not None else []
+        starts = made.starts if made is not None else []
+        lines = [f"simulated start {start}\n".encode() for start in starts]
         for line in lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]:
             yield line
 
     async def close(self) -> None:
-        for task in list(self._starting):
-            task.cancel()
-        await asyncio.gather(*self._starting, return_exceptions=True)
+        """Nothing of the engine ends with its driver."""
+        self.engine.close()
 
-    def play_exit(self, id: InstanceId, exit_code: int = 1) -> None:
-        """The main process of an instance ends by itself."""
-        made = self.made[id]
-        made.seen = replace(made.seen, phase=Phase.EXITED, exit_code=exit_code)
-        self._hints.ring()
+    async def _ask(self, call: Call, id: InstanceId, workload: Workload | None = None) -> Delivery:
+        dials = self._dials(call, id)
+        delivery = Delivery(call, id, dials, workload)
+        if dials.slow_seconds:
+            await self._on_its_way(delivery)
+        if dials.unreachable:
+            raise Unreachable(dials.unreachable)
+        with self.engine.turn():
+            self.engine.deliver(delivery)
+            if dials.twice:
+                self.engine.send(Delivery(call, id, dials, workload, heard=False), dials.twice)
+        await self._end(dials)
+        if delivery.error is not None:
+            raise delivery.error
+        if dials.loses_answer or dials.half:
+            raise Unreachable(LOST)
+        return delivery
 
-    def play_vanish(self, id: InstanceId) -> None:
-        """Somebody removes an instance behind our back."""
-        del self.made[id]
-        self._hints.ring()
+    async def _on_its_way(self, delivery: Delivery) -> None:
+        """It takes its time, and arrives also when its caller has gone."""
+        if not delivery.dials.unreachable:
+            with self.engine.turn():
+                self.engine.send(delivery, delivery.dials.slow_seconds)
+        try:
+            await self._sleep(delivery.dials.slow_seconds)
+        except BaseException:
+            delivery.heard = False
+            raise
 
-    def _check_answer(self) -> None:
-        if self.dials.unreachable:
-            raise Unreachable(self.dials.unreachable)
+    async def _begin(self, call: Call, id: InstanceId | None) -> Dials:
+        dials = self._dials(call, id)
+        if dials.slow_seconds:
+            await self._sleep(dials.slow_seconds)
+        if dials.unreachable:
+            raise Unreachable(dials.unreachable)
+        return dials
 
-    def _check_lost(self) -> None:
-        if self.dials.loses_answer:
-            raise Unreachable("the answer was lost")
+    async def _end(self, dials: Dials) -> None:
+        if dials.slow_after:
+            await self._sleep(dials.slow_after)
+
+    def _dials(self, call: Call, id: InstanceId | None) -> Dials:
+        return self.dials if self.dial is None else self.dial(call, id)
+
+    async def _let_time_pass(self) -> None:
+        """Have the engine do what is due when it is due, so that those who listen hear of it."""
+        async with aclosing(self.engine.sooner.listen()) as sooner:
+            earlier = asyncio.ensure_future(anext(sooner))
+            try:
+                while True:
+                    self.engine.look()
+                    waits = [earlier, *self._until_next_due()]
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    for rest in waits[1:]:
+                        rest.cancel()
+                    if earlier.done():
+                        earlier = asyncio.ensure_future(anext(sooner))
+            finally:
+                earlier.cancel()
+                with suppress(asyncio.CancelledError):
+                    await earlier
+
+    def _until_next_due(self) -> list[asyncio.Future[None]]:
+        known = [seconds for seconds in (self.engine.next_due(), self.engine.poll) if seconds is not None]
+        return [asyncio.ensure_future(self._sleep(min(known)))] if known else []

@@ -1,15 +1,15 @@
-"""What the server refuses to start with."""
+"""What the server refuses to offer."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-
 from tests.stock import REGION, HandClock, Stocked
+
 from tidemill.actions.launch import _accept
 from tidemill.model.errors import Misconfigured
-from tidemill.server import check_regions
+from tidemill.server.offering import check_regions
 from tidemill.settings import Settings
 
 

@@ -1,0 +1,97 @@
+"""Until when each metered instance was seen running: what may be billed, and no second more.
+
+An instance at rest costs no write. A full listing of a region's engine is one instant on the region
+(``regions.seen_at``), good for every open meter in it, except for those that the listing contradicted:
+theirs is on the meter (``meters.seen_until``) until a later listing shows them running again or their
+meter is closed. So whoever reads the database, also after a crash, knows the last instant at which each
+instance was seen running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, exists, func, select, update
+
+from tidemill.model.instance import Instance
+from tidemill.model.lifecycle import SEEN_EVENTS, Event
+from tidemill.store.prepared import Prepared
+from tidemill.store.schema import Instant, instances, meters, regions
+
+IDS_MOST = 500  # in one statement
+
+_HERE = exists().where(
+    instances.c.id == meters.c.instance_id, instances.c.region_id == bindparam("region_id")
+)
+_LAST = Prepared(select(regions.c.seen_at).where(regions.c.id == bindparam("region_id")))
+_MISS = (
+    update(meters)
+    .where(
+        meters.c.instance_id.in_(bindparam("ids", expanding=True)),
+        meters.c.closed_at.is_(None),
+        meters.c.seen_until.is_(None),
+        meters.c.opened_at <= bindparam("at", type_=Instant),
+    )
+    .values(seen_until=func.coalesce(bindparam("last", type_=Instant), meters.c.opened_at))
+)
+_WAITING = Prepared(
+    select(meters.c.id, meters.c.instance_id).where(
+        meters.c.closed_at.is_(None), meters.c.seen_until.is_not(None), _HERE
+    )
+)
+_BACK = update(meters).where(meters.c.id.in_(bindparam("ids", expanding=True))).values(seen_until=None)
+_SIGHTED = Prepared(
+    update(regions)
+    .where(regions.c.id == bindparam("id_of_region"))
+    .values(seen_at=bindparam("at", type_=Instant))
+)
+_METER = Prepared(
+    select(meters.c.id, meters.c.opened_at, meters.c.seen_until, regions.c.seen_at)
+    .outerjoin(regions, regions.c.id == bindparam("region_id"))
+    .where(meters.c.instance_id == bindparam("metered"), meters.c.closed_at.is_(None))
+)
+_CLOSE = Prepared(
+    update(meters)
+    .where(meters.c.id == bindparam("meter_id"))
+    .values(closed_at=bindparam("closes", type_=Instant))
+)
+
+
+def sighted(connection: Connection, region_id: str, at: datetime, missing: Collection[str]) -> None:
+    """A listing of the region that was begun at ``at`` showed every metered instance but ``missing``.
+
+    What was metered only since then can be missing from it and is none the worse for it.
+    """
+    if missing:
+        region = _LAST.first(connection, {"region_id": region_id})
+        last = None if region is None else region[0]
+        for ids in _batches(sorted(missing)):
+            connection.execute(_MISS, {"ids": ids, "at": at, "last": last})
+    waiting = _WAITING.all(connection, {"region_id": region_id})
+    for ids in _batches([meter_id for meter_id, instance_id in waiting if instance_id not in missing]):
+        connection.execute(_BACK, {"ids": ids})
+    _SIGHTED.run(connection, {"id_of_region": region_id, "at": at})
+
+
+def close_meter(
+    connection: Connection, instance: Instance, event: Event, at: datetime, ended_at: datetime | None
+) -> None:
+    """Close the instance's open meter because of ``event``.
+
+    What its owner, time or money ended at ``at`` is billed until then. What was seen to have ended is
+    billed until it was last seen running, or until the engine says it ended. Never more than that,
+    never beyond ``at``, and never before the meter was opened, even when the clock was set back.
+    """
+    opened = _METER.first(connection, {"metered": instance.id, "region_id": instance.region_id})
+    if opened is None:
+        return
+    meter_id, opened_at, seen_until, seen_at = opened
+    until: datetime = at
+    if event in SEEN_EVENTS or seen_until is not None:
+        until = max(seen for seen in (seen_until or seen_at, ended_at, opened_at) if seen is not None)
+    _CLOSE.run(connection, {"meter_id": meter_id, "closes": max(opened_at, min(until, at))})
+
+
+def _batches(ids: Sequence[str] | Sequence[int]) -> list[Sequence[str] | Sequence[int]]:
+    return [ids[start : start + IDS_MOST] for start in range(0, len(ids), IDS_MOST)]

@@ -1,0 +1,49 @@
+"""The test of the test: bugs that somebody might write are each found, within a bounded number of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation.planted import BUGS
+from tests.simulation.shrink import kinds, shrink
+from tests.simulation.story import draw
+from tests.simulation.world import Outcome, simulate
+
+FIRST = 20_000
+WITHIN = 400  # as many as scripts/test runs
+
+
+def find() -> tuple[int, Outcome]:
+    """The first seed that fails, as the number of seeds that it took."""
+    for taken in range(WITHIN):
+        outcome = simulate(draw(FIRST + taken))
+        if outcome.wrong:
+            return taken + 1, outcome
+    pytest.fail(f"not found in {WITHIN} seeds")
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    bug(monkeypatch)
+    taken, outcome = find()
+    record_property("seeds", taken)
+    print(f"{bug.__name__}: found in {taken} seeds: {outcome.wrong[0]}")
+
+
+def test_a_failing_story_is_told_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    bug = next(bug for bug in BUGS if bug.__name__ == "forgets_the_key_of_a_launch")
+    bug(monkeypatch)
+    _, outcome = find()
+    short = shrink(outcome.story, simulate)
+    told = simulate(short)
+    assert kinds(told) & kinds(outcome)
+    assert len(short.acts) <= 4
+    assert any(act.what == "launch" and "key" in dict(act.given) for act in short.acts)
+    monkeypatch.undo()
+    assert simulate(short).wrong == []
