@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context as Variables
 from contextvars import copy_context
@@ -25,6 +25,7 @@ from tidemill.drivers.simulated.driver import SimulatedDriver
 from tidemill.drivers.simulated.engine import Delivery, Engine
 from tidemill.metrics import Metrics
 from tidemill.model.errors import Unavailable
+from tidemill.model.observation import InstanceId, Seen
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.nodes import register_nodes
 from tidemill.reconcile.presence import Presence
@@ -69,7 +70,7 @@ class ServersDriver(SimulatedDriver):
     """One server's driver.
 
     It keeps what is on its way, so that nobody hears of it once the server is dead, and says so when two
-    servers that live are at the same instance.
+    servers that live are at the same instance. What it shows is kept too, which need not be true.
     """
 
     def __init__(self, world: Around, dial: DialFor, actor: Actor, asking: dict[str, list[Actor]]) -> None:
@@ -78,6 +79,12 @@ class ServersDriver(SimulatedDriver):
         self._world = world
         self._actor = actor
         self._asking = asking
+
+    async def observe(self) -> Mapping[InstanceId, Seen]:
+        begun = self._world.loop.time()
+        seen = await super().observe()
+        self._world.was_shown(seen, begun)
+        return seen
 
     async def _ask(self, call: EngineCall, id: str, workload: Workload | None = None) -> Delivery:
         others = self._asking.setdefault(id, [])
@@ -156,6 +163,7 @@ class Around(Protocol):
     def wrong(self, sentence: str) -> None: ...
     def is_an_instance(self, id: str) -> bool: ...
     def may_be_removed(self, id: str) -> bool: ...
+    def was_shown(self, seen: Mapping[InstanceId, Seen], begun: float) -> None: ...
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -30,6 +30,7 @@ from tidemill.drivers.simulated.engine import Engine
 from tidemill.drivers.simulated.journal import RUNNING
 from tidemill.model.instance import SSH_PORT
 from tidemill.model.lifecycle import Event
+from tidemill.model.observation import InstanceId, Phase, Seen
 
 SETTLING_MOST = 400.0  # seconds after the last trouble within which everything is as it has to be
 LOOK_EVERY = 3.0
@@ -125,6 +126,7 @@ class World:
         self.engine = Engine(nodes_of(setup), now=self.loop.time)
         self.driver = SimulatedDriver(engine=self.engine, sleep=asyncio.sleep)  # of nobody: plays the world
         self.asking: dict[str, list[Actor]] = {}  # which lives of servers are at an instance
+        self.shown_up: dict[tuple[InstanceId, int], list[float]] = {}
         self.outcome = Outcome(story)
         self._tells = tells
         self._hash = hashlib.sha256()
@@ -172,6 +174,12 @@ class World:
     def may_be_removed(self, id: str) -> bool:
         """Whether its owner has terminated it, or nobody ever asked for it."""
         return self.users.asked.get(id, "gone") == "gone"
+
+    def was_shown(self, seen: Mapping[InstanceId, Seen], begun: float) -> None:
+        """A listing that was begun at ``begun`` told a server this, true or not."""
+        for id, one in seen.items():
+            if one.phase is Phase.REACHABLE:
+                self.shown_up.setdefault((id, one.start), []).append(begun)
 
     def given_back(self, id: str) -> None:
         """A share of a node is given back: it must not be in use any more."""

@@ -172,6 +172,7 @@ class Driver(Protocol):
     async def observe(self) -> Mapping[InstanceId, Seen]:
         """Everything of this deployment that the engine has, in one listing. Raises Unreachable.
 
+        What it shows running still ran when it was called: meters are billed until then.
         What runs says which devices it has, also what no instance wants: they are given to nobody else.
         """
         ...
