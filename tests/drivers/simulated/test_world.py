@@ -27,6 +27,41 @@ async def test_what_vanished_comes_back_as_it_was(bench: Bench) -> None:
     assert bench.driver.made["notebook-1"].uninvited
 
 
+@pytest.mark.parametrize("away", [1, 9])
+async def test_what_comes_back_while_it_comes_up_comes_up(bench: Bench, away: float) -> None:
+    bench.turn(start_seconds=8)
+    await bench.driver.ensure_running(workload())
+    bench.driver.play_vanish("notebook-1")
+    bench.clock.pass_by(away)
+    assert await bench.seen() == {}
+    assert bench.driver.play_return("notebook-1")
+    bench.clock.pass_by(8 - min(away, 8))
+    assert await bench.phase() is Phase.REACHABLE
+
+
+async def test_what_comes_back_ends_as_it_was_to_end(bench: Bench) -> None:
+    await bench.driver.ensure_running(workload())
+    bench.turn(stop_seconds=5)
+    await bench.driver.ensure_stopped("notebook-1")
+    bench.driver.play_vanish("notebook-1")
+    assert bench.driver.play_return("notebook-1")
+    assert await bench.phase() is Phase.REACHABLE
+    bench.clock.pass_by(5)
+    assert await bench.phase() is Phase.EXITED
+
+
+async def test_what_comes_back_and_is_asked_for_a_later_start_forgets_the_earlier(bench: Bench) -> None:
+    bench.turn(pull_seconds=10)
+    await bench.driver.ensure_running(workload())
+    bench.driver.play_vanish("notebook-1")
+    assert bench.driver.play_return("notebook-1")
+    bench.turn(half=True)
+    with pytest.raises(Unreachable):
+        await bench.driver.ensure_running(workload(start=2))
+    bench.clock.pass_by(10)
+    assert (await bench.seen())["notebook-1"] == Seen(2, Phase.CREATED)
+
+
 async def test_what_comes_back_finds_its_name_taken(bench: Bench) -> None:
     await bench.driver.ensure_running(workload())
     bench.driver.play_vanish("notebook-1")
@@ -35,11 +70,17 @@ async def test_what_comes_back_finds_its_name_taken(bench: Bench) -> None:
     assert await bench.seen() == {"notebook-1": Seen(2, Phase.REACHABLE)}
 
 
-async def test_what_comes_back_and_finds_its_device_taken_does_not_run(bench: Bench) -> None:
+@pytest.mark.parametrize("start_seconds", [0, 8])
+async def test_what_comes_back_and_finds_its_device_taken_does_not_run(
+    bench: Bench, start_seconds: float
+) -> None:
+    bench.turn(start_seconds=start_seconds)
     await bench.driver.ensure_running(workload(devices=(GPU,)))
     bench.driver.play_vanish("notebook-1")
     await bench.driver.ensure_running(workload("notebook-2", devices=(GPU,)))
     assert bench.driver.play_return("notebook-1")
+    assert await bench.phase() is Phase.EXITED
+    bench.clock.pass_by(8)
     assert await bench.phase() is Phase.EXITED
     assert bench.driver.violations == []
 

@@ -124,7 +124,7 @@ class Engine(Objects):
         made.starts.append(workload.start)
         if node:
             self.spaces[node].take(workload)
-        made.seen = created
+        made.seen, made.ahead = created, ()
         if dials.half:
             self.show(made, created)
         else:

@@ -149,7 +149,7 @@ class EngineInFile(Engine):
                 self._know(made.node)
                 self.put(made)
                 if made.ahead:
-                    self.schedule(made.ahead[0][0], partial(self._go_on, id))
+                    self.schedule(made.ahead[0][0], partial(self.go_on, id))
 
     def _know(self, node: str) -> None:
         """A machine that the file speaks of and that is configured no longer does not answer."""

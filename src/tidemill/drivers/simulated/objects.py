@@ -150,7 +150,6 @@ class Objects:
     def drop(self, id: InstanceId) -> Made:
         """Take an object away with all that it holds."""
         made = self.made.pop(id)
-        made.ahead = ()
         if made.node:
             self.spaces[made.node].forget(id)
         self._list(id, None)
@@ -164,7 +163,7 @@ class Objects:
         self.keep("away", id)
 
     def come_back(self, id: InstanceId) -> Made:
-        """What vanished, to be :meth:`put` where it was."""
+        """What vanished, to be :meth:`put` where it was, and to :meth:`go_on`."""
         made = self.away.pop(id)
         self.keep("away", id)
         return made
@@ -178,7 +177,7 @@ class Objects:
         """From here on this becomes of it, whatever was foreseen before: seconds from here, and its looks."""
         made.ahead = tuple((self.at + seconds, seen) for seconds, seen in ahead)
         self.keep("object", made.workload.id)
-        self._go_on(made.workload.id)
+        self.go_on(made.workload.id)
 
     def show(self, made: Made, seen: Seen) -> None:
         """The one place where an object changes its looks: listing, journal, shares and hints follow."""
@@ -201,14 +200,14 @@ class Objects:
     def keep(self, kind: Kind, id: str) -> None:
         """Something of this kind changed; an engine that is kept somewhere writes it there."""
 
-    def _go_on(self, id: InstanceId) -> None:
+    def go_on(self, id: InstanceId) -> None:
         """Show what is due of what was foreseen, unless it has been taken another way since."""
         made = self.made.get(id)
         while made is not None and made.ahead and made.ahead[0][0] <= self.at:
             (_, seen), made.ahead = made.ahead[0], made.ahead[1:]
             self.show(made, seen)
         if made is not None and made.ahead:
-            self.schedule(made.ahead[0][0], partial(self._go_on, id))
+            self.schedule(made.ahead[0][0], partial(self.go_on, id))
 
     def _list(self, id: InstanceId, seen: Seen | None) -> None:
         made = self.made.get(id)

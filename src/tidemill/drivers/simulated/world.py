@@ -32,7 +32,8 @@ class World:
     def play_return(self, id: InstanceId) -> bool:
         """What vanished is there again, as from a restored engine; False when its name is taken.
 
-        It runs if it did, and if nobody has taken meanwhile what it needs.
+        It runs if it did, and if nobody has taken meanwhile what it needs; what would have become of it
+        by itself does.
         """
         with self.engine.turn():
             made = self.engine.come_back(id)
@@ -40,8 +41,9 @@ class World:
                 return False
             made.uninvited = True
             if made.seen.phase in RUNS and self._is_taken(made):
-                made.seen = Seen(made.seen.start, Phase.EXITED, exit_code=KILLED)
+                made.seen, made.ahead = Seen(made.seen.start, Phase.EXITED, exit_code=KILLED), ()
             self.engine.put(made)
+            self.engine.go_on(id)
             return True
 
     def _is_taken(self, made: Made) -> bool:
