@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
-from tidemill.model.account import User
-from tidemill.model.instance import Order
+from sqlalchemy import Connection
+
+from tidemill.actions.launch import _accept
+from tidemill.model.account import Caller, User
+from tidemill.model.instance import Instance, Order
+from tidemill.model.ledger import payment
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, offer_id
-from tidemill.store import accounts, nodes, offers
+from tidemill.settings import Settings
+from tidemill.store import accounts, ledger, nodes, offers, tariffs
 from tidemill.store.database import Database
 from tidemill.store.nodes import FoundDevice, FoundNode
 
+MONEY = 10_000_000_000  # that every user begins with, in micro-units
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -92,20 +100,38 @@ class Stocked:
         return Order(**(values | changes))  # type: ignore[arg-type]
 
 
+def offer(
+    connection: Connection, types: Sequence[InstanceType], region: Region = REGION, image: Image = IMAGE
+) -> None:
+    """Have these types offered in one region, with their prices from now on."""
+    offers.publish(connection, new_regions=[region], new_images=[image], new_types=types)
+    tariffs.publish(connection, types=types, regions=[region], tide=[], disk=0, at=START)
+
+
+def accept(connection: Connection, settings: Settings, user: User, order: Order, now: datetime) -> Instance:
+    """Launch, inside a transaction, as the action does."""
+    return _accept(connection, settings, Caller(user), order, now, f"notebook-{uuid4()}")
+
+
+def pay_in(connection: Connection, user_id: str, amount: int, at: datetime, id: str = "first") -> None:
+    """Give somebody money to spend, in micro-units."""
+    ledger.open_wallet(connection, user_id, at)
+    ledger.post(connection, [payment(f"{user_id}:{id}", user_id, amount, at)])
+
+
 def stock(database: Database, clock: HandClock) -> Stocked:
     """Put the catalogue, the node and the users into an empty database."""
 
     def user(name: str) -> User:
-        return database.run(
-            lambda connection: accounts.create_user(
+        def work(connection: Connection) -> User:
+            made = accounts.create_user(
                 connection, username=name, password_hash="never", is_admin=False, now=clock.now()
             )
-        )
+            pay_in(connection, made.id, MONEY, clock.now())
+            return made
 
-    database.run(
-        lambda connection: offers.publish(
-            connection, new_regions=[REGION], new_images=[IMAGE], new_types=[CPU_TYPE, GPU_TYPE]
-        )
-    )
+        return database.run(work)
+
+    database.run(lambda connection: offer(connection, [CPU_TYPE, GPU_TYPE]))
     database.run(lambda connection: nodes.register(connection, REGION.id, [NODE]))
     return Stocked(database, user("alice"), user("bob"))

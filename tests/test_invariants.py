@@ -12,8 +12,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from tests.invariants import Asked, as_asked, given_once, in_database, in_engine
-from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, stock
-from tidemill.actions.launch import _accept
+from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, accept, stock
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import Event
 from tidemill.model.observation import Phase, Seen
@@ -43,7 +42,7 @@ class Village:
     def _live(self, name: str) -> str:
         def work(connection: Connection) -> str:
             order = self.stocked.order(**({"type_id": GPU_TYPE.id} if name in {RUNNING, PASSING} else {}))
-            instance = _accept(connection, SETTINGS, self.stocked.alice.id, order, self.clock.now())
+            instance = accept(connection, SETTINGS, self.stocked.alice, order, self.clock.now())
             launch_keys.keep(connection, instance.user_id, name, "", instance.id, self.clock.now())
             for happening in LIVES[name]:
                 instance = self._happen(connection, instance, happening)

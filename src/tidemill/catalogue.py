@@ -1,7 +1,7 @@
 """The operator's catalogue: the tables of ``tidemill.toml``, or what the machine itself offers.
 
-``[[region]]``, ``[[image]]``, ``[[type]]``, ``[[device]]`` and ``[[registry]]`` are read here and
-nowhere else. Without a ``[[type]]`` table, CPU types are sized to the machine, and one GPU type
+``[[region]]``, ``[[image]]``, ``[[type]]``, ``[[tide]]``, ``[[device]]`` and ``[[registry]]`` are read here
+and nowhere else. Without a ``[[type]]`` table, CPU types are sized to the machine, and one GPU type
 is made for each power of two of the accelerators it has.
 """
 
@@ -11,19 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tidemill.model.errors import Misconfigured
 from tidemill.model.money import to_micro
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, offer_id
+from tidemill.model.tariff import DAY_MINUTES, Band
 
 BASE_IMAGE = "tidemill/debian:12"
 GB_IN_MB = 1024
 LARGEST = 2**31 - 1
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 Entry = TypeVar("Entry", Region, Image, InstanceType)
 
 KEYS = {
-    "region": {"name", "id", "ssh_address", "driver"},
+    "region": {"name", "id", "ssh_address", "driver", "timezone"},
     "image": {"name", "id", "reference", "description"},
     "type": {
         "name",
@@ -37,7 +40,9 @@ KEYS = {
         "spot",
         "regions",
         *(mode.value for mode in ChargeMode),
+        "spotPrices",
     },
+    "tide": {"name", "days", "from", "to", "share"},
     "device": {"id", "name", "paths"},
     "registry": {"host", "username", "password"},
 }
@@ -101,7 +106,11 @@ class Tables:
             for row in self._tables["registry"]
         }
 
-    def regions(self, *, name: str, ssh_address: str, driver: str) -> list[Region]:
+    def tide(self) -> list[Band]:
+        """The tide's bands, with thousandths of a type's price ``tidePerHour`` as their rates."""
+        return [_tide(row) for row in self._tables["tide"]]
+
+    def regions(self, *, name: str, ssh_address: str, driver: str, zone: str = "UTC") -> list[Region]:
         """The regions of the file, or the one that the settings describe."""
         rows = self._tables["region"] or [{"name": name}]
         return _unique(
@@ -112,6 +121,7 @@ class Tables:
                     name=_text("region", row, "name"),
                     ssh_address=_maybe("region", row, "ssh_address") or ssh_address,
                     driver=_maybe("region", row, "driver") or driver,
+                    zone=_zone(_maybe("region", row, "timezone") or zone),
                 )
                 for row in rows
             ],
@@ -148,7 +158,7 @@ class Tables:
 def _type(row: Mapping[str, Any]) -> InstanceType:
     name = _text("type", row, "name")
     try:
-        prices = {mode: to_micro(row[mode.value]) for mode in ChargeMode if mode.value in row}
+        prices = _prices(row)
         kind = InstanceType(
             id=_maybe("type", row, "id") or offer_id("type", name),
             name=name,
@@ -160,6 +170,7 @@ def _type(row: Mapping[str, Any]) -> InstanceType:
             pids=_count(row, "pids", default=4096),
             prices=prices or dict.fromkeys(ChargeMode, 0),
             spot=_flag(row, "spot"),
+            spot_prices=_prices(row.get("spotPrices", {})),
             regions=_texts("type", row, "regions"),
         )
     except KeyError as error:
@@ -170,9 +181,70 @@ def _type(row: Mapping[str, Any]) -> InstanceType:
         raise Misconfigured(f"[[type]] {name!r}: needs at least 0.01 cpu and 0.016 memoryGB")
     if bool(kind.gpu_name) != (kind.gpu_num > 0):
         raise Misconfigured(f"[[type]] {name!r}: gpuName and gpuNum go together")
+    if kind.spot_prices and (not kind.spot or kind.spot_prices.keys() - kind.prices.keys()):
+        raise Misconfigured(f"[[type]] {name!r}: spotPrices needs spot = true, and modes that have a price")
     if kind.pids < 16:
         raise Misconfigured(f"[[type]] {name!r}: needs at least 16 pids")
     return kind
+
+
+def _prices(row: Any) -> dict[ChargeMode, int]:
+    """Micro-units by charge mode. Raises ValueError for what is no price."""
+    if not isinstance(row, Mapping):
+        raise ValueError("prices are written as a table")
+    table = cast("Mapping[str, Any]", row)
+    return {mode: to_micro(table[mode.value]) for mode in ChargeMode if mode.value in table}
+
+
+def _zone(name: str) -> str:
+    """The name of a time zone that this machine knows."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise Misconfigured(
+            f"time zone {name!r} is not known here; write a name such as Europe/Berlin, or install tzdata"
+        ) from None
+    return name
+
+
+def _tide(row: Mapping[str, Any]) -> Band:
+    name = _text("tide", row, "name")
+    try:
+        share = Decimal(str(row["share"])) * 1000
+        if not 0 <= share <= 100_000 or share != int(share):
+            raise ValueError("share is a number from 0 to 100 with at most three decimals")
+        return Band(
+            name, _days(row.get("days", "mon-sun")), _minute(row["from"]), _minute(row["to"]), int(share)
+        )
+    except KeyError as error:
+        raise Misconfigured(f"[[tide]] {name!r}: key {error.args[0]!r} is missing") from None
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise Misconfigured(f"[[tide]] {name!r}: {error}") from None
+
+
+def _days(written: Any) -> frozenset[int]:
+    """Days as ``mon-fri`` or ``sat sun``. Raises ValueError."""
+    found: set[int] = set()
+    for part in str(written).lower().replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last or first) not in DAYS:
+            raise ValueError(f"days {written!r}: write them as mon-fri, or sat sun")
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        found |= {day % 7 for day in range(begin, end + 1 if end >= begin else end + 8)}
+    if not found:
+        raise ValueError("days: name at least one")
+    return frozenset(found)
+
+
+def _minute(written: Any) -> int:
+    """A time of the day as 22:00, in minutes; 24:00 is its end. Raises ValueError."""
+    hour, _, minute = str(written).partition(":")
+    if not (hour.isdecimal() and minute.isdecimal() and len(minute) == 2):
+        raise ValueError(f"{written!r} is no time of the day such as 22:00")
+    found = int(hour) * 60 + int(minute)
+    if int(minute) > 59 or found > DAY_MINUTES:
+        raise ValueError(f"{written!r} is no time of the day such as 22:00")
+    return found
 
 
 def _count(row: Mapping[str, Any], key: str, per: int = 1, *, default: int | None = None) -> int:

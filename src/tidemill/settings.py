@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.model.errors import Misconfigured
+from tidemill.model.money import to_micro
 
 OWN_FILE = "tidemill.toml"  # of the data folder, where no other is named
 LEAST_SECONDS = 0.01  # of what is done again and again
@@ -64,10 +65,27 @@ def _port_range(value: Any) -> tuple[int, int]:
     return low, high
 
 
+def _hours(value: Any) -> tuple[int, ...]:
+    """Whole hours, the most first."""
+    return tuple(sorted({_some(word) for word in _words(value)}, reverse=True))
+
+
+def _currency(value: Any) -> str:
+    code = str(value)
+    if len(code) != 3 or not code.isascii() or not code.isalpha() or not code.isupper():
+        raise ValueError("expected an ISO 4217 code such as EUR")
+    return code
+
+
+def _price(value: Any) -> int:
+    """An amount of the currency in micro-units."""
+    return to_micro(_number(value))
+
+
 def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(word for word in value.replace(",", " ").split() if word)
-    return tuple(str(word) for word in value)
+    return (str(value),) if isinstance(value, int | Decimal) else tuple(str(word) for word in value)
 
 
 def _share(value: Any) -> float:
@@ -182,6 +200,22 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("quota_instances", 0, _count, "instances a user may have, stopped ones too; 0 for no limit"),
     Setting("quota_gpus", 0, _count, "GPUs a user may hold at a time; 0 for no limit"),
     Setting("data_disk_most_gb", 1000, _count, "largest data disk that may be asked for, in GB"),
+    Setting("currency", "EUR", _currency, "ISO 4217 code of the currency that everything is priced in"),
+    Setting("currency_digits", 2, _count, "digits after the point that amounts are shown with to people"),
+    Setting("timezone", "UTC", str, "time zone of regions that name none, for tide prices and months"),
+    Setting("data_disk_price", 0, _price, "price of a GB of data disk per hour, also while stopped"),
+    Setting("billing_beat", 5.0, _some_seconds, "seconds between looks at what is due and who runs dry"),
+    Setting(
+        "money_notices", (24, 4, 1), _hours, "hours of money left at which users are told, such as 24 4 1"
+    ),
+    Setting("term_notices", (72, 24, 1), _hours, "hours before the end of a term at which users are told"),
+    Setting(
+        "retention",
+        604_800.0,
+        _seconds,
+        "seconds that data is kept of who has no money left, before it is removed",
+    ),
+    Setting("retention_notices", (72, 24), _hours, "hours before that at which users are told"),
     Setting("token_seconds", 86400, _some, "how long an access token is good"),
     Setting("token_issuer", "tidemill", str, "claim iss of access tokens"),
     Setting("token_audience", "tidemill", str, "claim aud of access tokens"),
@@ -230,7 +264,7 @@ class Configuration:
     tables: Mapping[str, Any]
 
 
-TABLES = ("region", "image", "type", "device", "registry")
+TABLES = ("region", "image", "type", "tide", "device", "registry")
 
 
 def load(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert
-from tests.stock import GPU_TYPE, REGION, HandClock, Stocked, stock
+from tests.stock import GPU_TYPE, REGION, HandClock, Stocked, accept, stock
 
-from tidemill.actions.launch import _accept
 from tidemill.actions.tokens import Tokens
 from tidemill.backup.archive import Manifest
 from tidemill.backup.take import back_up, private_file
@@ -84,7 +83,7 @@ def _tell_stories(
         if name in {"running", "stopped"}:
             extra["type_id"] = GPU_TYPE.id
         order = stocked.order(name=name, node_ports=(8888,), **extra)
-        instance: Instance = _accept(connection, settings, stocked.alice.id, order, clock.now())
+        instance: Instance = accept(connection, settings, stocked.alice, order, clock.now())
         for event in events:
             clock.pass_by(60)
             instance = instances.record(connection, instance, event, clock.now(), reason="Why", message=NASTY)

@@ -9,9 +9,8 @@ from threading import Event as Flag
 
 import pytest
 from sqlalchemy import Connection, delete, update
-from tests.stock import GPU_TYPE, NODE, REGION, START, HandClock, Stocked
+from tests.stock import GPU_TYPE, NODE, REGION, START, HandClock, Stocked, accept
 
-from tidemill.actions.launch import _accept
 from tidemill.doctor import books
 from tidemill.doctor.books import Books
 from tidemill.model.lifecycle import Event
@@ -27,7 +26,7 @@ ME = Server("server-1", "", "all", "127.0.0.1:8420", (), START, START)
 
 def launch(stocked: Stocked, clock: HandClock, type_id: str = GPU_TYPE.id) -> str:
     return stocked.database.run(
-        lambda c: _accept(c, SETTINGS, stocked.alice.id, stocked.order(type_id=type_id), clock.now())
+        lambda c: accept(c, SETTINGS, stocked.alice, stocked.order(type_id=type_id), clock.now())
     ).id
 
 
@@ -219,7 +218,7 @@ def test_counting_anew_beside_a_launch_and_an_end_loses_neither(lived: Lived, fi
 
     def other(connection: Connection) -> None:
         if first == "launch":
-            _accept(connection, SETTINGS, stocked.alice.id, stocked.order(), clock.now())
+            accept(connection, SETTINGS, stocked.alice, stocked.order(), clock.now())
         else:
             found = instances.get(connection, running)
             assert found is not None

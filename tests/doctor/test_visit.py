@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
-from tests.stock import CPU_TYPE, IMAGE, Stocked
+from tests.stock import CPU_TYPE, MONEY, Stocked, accept, offer, pay_in
 
-from tidemill.actions.launch import _accept
 from tidemill.catalogue import Tables
 from tidemill.clock import SystemClock
 from tidemill.deployment import deployment_label, initialise, mark, only_server, open_database
@@ -33,7 +32,7 @@ from tidemill.reconcile.nodes import register_nodes
 from tidemill.server.engines import make_drivers
 from tidemill.server.offering import regions_of
 from tidemill.settings import Configuration, Settings
-from tidemill.store import accounts, facts, findings, instances, offers
+from tidemill.store import accounts, facts, findings, instances
 from tidemill.store.database import Database
 from tidemill.store.migrate import newest
 from tidemill.store.schema import instances as rows
@@ -72,10 +71,10 @@ class Place:
     async def running(self) -> str:
         """A new instance that runs."""
         id = self.database.run(
-            lambda c: _accept(
+            lambda c: accept(
                 c,
                 self.settings,
-                self.stocked.alice.id,
+                self.stocked.alice,
                 replace(self.stocked.order(), region_id=self.region.id),
                 CLOCK.now(),
             )
@@ -118,7 +117,7 @@ async def a_place(folder: Path, **given: object) -> AsyncIterator[Place]:
     (region,) = regions_of(settings, tables)
     made = make_drivers(configuration, tables, [region], label, CLOCK)[region.id]
     assert isinstance(made, SimulatedDriver)
-    database.run(lambda c: offers.publish(c, new_regions=[region], new_images=[IMAGE], new_types=[CPU_TYPE]))
+    database.run(lambda c: offer(c, [CPU_TYPE], region))
     await register_nodes(database, settings, region.id, made)
     alice, bob = (
         database.run(
@@ -128,6 +127,8 @@ async def a_place(folder: Path, **given: object) -> AsyncIterator[Place]:
         )
         for name in ("alice", "bob")
     )
+    for user in (alice, bob):
+        database.run(lambda c, id=user.id: pay_in(c, id, MONEY, CLOCK.now()))
     try:
         yield Place(configuration, database, made, Stocked(database, alice, bob), region)
     finally:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import select
-from tests.stock import REGION, HandClock, Stocked
+from tests.stock import REGION, HandClock, Stocked, accept
 
-from tidemill.actions.launch import _accept
 from tidemill.drivers.contract import Device, Node
 from tidemill.drivers.simulated.driver import SimulatedDriver
 from tidemill.model.instance import Instance
@@ -51,10 +50,10 @@ class House:
 
     def launch(self, **order: object) -> str:
         return self.stocked.database.run(
-            lambda connection: _accept(
+            lambda connection: accept(
                 connection,
                 self.settings,
-                self.stocked.alice.id,
+                self.stocked.alice,
                 self.stocked.order(**order),
                 self.clock.now(),
             )

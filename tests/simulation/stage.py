@@ -7,11 +7,12 @@ from functools import cache
 
 from tests.simulation.store import template
 from tests.simulation.story import Setup
+from tests.stock import MONEY, offer, pay_in
 from tidemill.drivers.contract import Device, Node
 from tidemill.model.account import Caller, User
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.settings import Settings
-from tidemill.store import accounts, offers
+from tidemill.store import accounts
 from tidemill.store.database import Database
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -42,20 +43,16 @@ def prepared() -> tuple[bytes, tuple[Caller, ...]]:
     users: list[User] = []
 
     def fill(database: Database) -> None:
-        database.run(
-            lambda connection: offers.publish(
-                connection, new_regions=[REGION], new_images=[IMAGE], new_types=list(TYPES.values())
-            )
-        )
+        database.run(lambda connection: offer(connection, list(TYPES.values()), REGION, IMAGE))
         for number in range(USERS_MOST):
             name = f"user-{number}"
-            users.append(
-                database.run(
-                    lambda connection, name=name: accounts.create_user(
-                        connection, username=name, password_hash="never", is_admin=False, now=START
-                    )
+            made = database.run(
+                lambda connection, name=name: accounts.create_user(
+                    connection, username=name, password_hash="never", is_admin=False, now=START
                 )
             )
+            database.run(lambda connection, id=made.id: pay_in(connection, id, MONEY, START))
+            users.append(made)
 
     made = template(fill)
     return made, tuple(map(Caller, users))

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Connection, Float, LargeBinary, MetaData, Numeric, Table, insert, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    insert,
+    update,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -284,6 +297,8 @@ def _values(
             made[name] = b"some"
         elif isinstance(column.type, Float):
             made[name] = 1.5
+        elif isinstance(column.type, Integer) and not isinstance(column.type, BigInteger):
+            made[name] = 7
         elif isinstance(column.type, Numeric) or column.type.python_type is int:
             made[name] = AT
         else:

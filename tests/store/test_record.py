@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
-from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, stock
+from tests.stock import GPU_TYPE, NODE, HandClock, Stocked, accept, stock
 
-from tidemill.actions.launch import _accept
 from tidemill.model.errors import Conflict, Forbidden, OutOfStock, Unavailable
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import MOVES, STATES, Event, Keeps, State, Wanted, move
@@ -30,9 +29,7 @@ def launched(
     stocked: Stocked, clock: HandClock, *, settings: Settings = SETTINGS, **order: object
 ) -> Instance:
     return stocked.database.run(
-        lambda connection: _accept(
-            connection, settings, stocked.alice.id, stocked.order(**order), clock.now()
-        )
+        lambda connection: accept(connection, settings, stocked.alice, stocked.order(**order), clock.now())
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import select
-from tests.stock import REGION, HandClock, Stocked
+from tests.stock import REGION, HandClock, Stocked, accept
 
-from tidemill.actions.launch import _accept
 from tidemill.model.lifecycle import Event, State
 from tidemill.settings import Settings
 from tidemill.store import findings, instances, nodes
@@ -27,7 +26,7 @@ from tidemill.store.schema import nodes as node_rows
 )
 def test_a_message(stocked: Stocked, clock: HandClock, said: str, kept: str) -> None:
     run = stocked.database.run
-    launched = run(lambda c: _accept(c, Settings(), stocked.alice.id, stocked.order(), clock.now()))
+    launched = run(lambda c: accept(c, Settings(), stocked.alice, stocked.order(), clock.now()))
     run(lambda c: instances.record(c, launched, Event.REFUSED, clock.now(), reason="Refused", message=said))
     found = run(lambda c: instances.get(c, launched.id))
     assert found is not None

@@ -14,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from tidemill.actions.context import Context
+from tidemill.actions.funds import hold_for_start
 from tidemill.actions.quota import check_quota
 from tidemill.model.account import Caller
 from tidemill.model.errors import Invalid, NotFound, OutOfStock, TidemillError, Unavailable
@@ -22,8 +23,9 @@ from tidemill.model.lifecycle import State
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.model.placement import Need
 from tidemill.settings import Settings
-from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations
+from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations, tariffs
 from tidemill.store.instances import Stale
+from tidemill.store.tariffs import Price
 
 TRIES = 50  # each one lost is a machine that was filled by somebody else
 
@@ -33,8 +35,8 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
 
     ``key`` and ``body`` are the caller's Idempotency-Key and the request as it came: the same
     key and body within 24 hours return the same id. Raises NotFound, Invalid, Forbidden (a quota),
-    OutOfStock, Conflict (key used with another body), Unavailable (no node port left, no machine in
-    the region).
+    OutOfStock, NotEnoughMoney, Conflict (key used with another body), Unavailable (no node port left,
+    no machine in the region).
     """
     now = context.clock.now()
     fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
@@ -45,7 +47,7 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
             earlier = launch_keys.keep(connection, caller.user.id, key, fingerprint, new_id, now)
             if earlier != new_id:
                 return earlier
-        return _accept(connection, context.settings, caller.user.id, order, now, new_id).id
+        return _accept(connection, context.settings, caller, order, now, new_id).id
 
     try:
         instance_id = await _placed(context, work)
@@ -75,13 +77,14 @@ def _new_id() -> str:
 def _accept(
     connection: Connection,
     settings: Settings,
-    user_id: str,
+    caller: Caller,
     order: Order,
     now: datetime,
-    instance_id: str | None = None,
+    instance_id: str,
 ) -> Instance:
+    user_id = caller.user.id
     image, kind, region = _look_up(connection, order)
-    price = _terms(settings, kind, order)
+    price = _terms(connection, settings, kind, order)
     _check_keys(connection, user_id, order)
     check_quota(connection, settings, user_id, new_instances=1, new_gpus=kind.gpu_num)
     need = Need(kind.cpu_milli, kind.memory_mb, kind.gpu_num)
@@ -94,7 +97,6 @@ def _accept(
         )
     if node_id is None:
         raise OutOfStock(_out_of_stock(connection, kind, region))
-    instance_id = instance_id or _new_id()
     instance = Instance(
         id=instance_id,
         user_id=user_id,
@@ -115,7 +117,7 @@ def _accept(
         gpu_num=kind.gpu_num,
         charge_mode=order.charge_mode,
         duration=order.duration,
-        price_micro=price,
+        price_micro=price.amount,
         is_spot=order.is_spot,
         data_disk_gb=order.data_disk_gb,
         enable_common_data=order.enable_common_data,
@@ -140,8 +142,15 @@ def _accept(
         progress=None,
         init_exit=None,
         started_at=None,
+        tariff_id=price.id,
+        disk_price_micro=tariffs.disk_price(connection, region.id) if order.data_disk_gb else 0,
+        api_key_id=caller.api_key_id,
+        max_spend_micro=order.max_spend_micro,
+        stop_after_seconds=order.stop_after_seconds,
+        auto_renew=order.auto_renew,
     )
     instances.insert_new(connection, instance)
+    hold_for_start(connection, settings, instance, price, now)
     reservations.give_ports(
         connection, instance_id, node_id, (SSH_PORT, *order.node_ports), settings.node_ports
     )
@@ -164,8 +173,8 @@ def _look_up(connection: Connection, order: Order) -> tuple[Image, InstanceType,
     return image, kind, region
 
 
-def _terms(settings: Settings, kind: InstanceType, order: Order) -> int:
-    """The price per period, in micro-units. Raises Invalid for what the type does not offer."""
+def _terms(connection: Connection, settings: Settings, kind: InstanceType, order: Order) -> Price:
+    """The price that holds for it from now on. Raises Invalid for what the type does not offer."""
     offered = [mode for mode in ChargeMode if mode in kind.prices]
     if order.charge_mode not in offered:
         raise Invalid(
@@ -183,7 +192,19 @@ def _terms(settings: Settings, kind: InstanceType, order: Order) -> int:
             f'field "instanceConfiguration.extraDataDiskSizeDB" must be at most {settings.data_disk_most_gb}',
             code="dataDiskTooLarge",
         )
-    return kind.prices[order.charge_mode]
+    price = tariffs.current(connection, kind.id, order.region_id, order.charge_mode, is_spot=order.is_spot)
+    if price is None:
+        raise Invalid(
+            f'instance type "{kind.name}" does not offer the charge mode "{order.charge_mode}" as spot; '
+            "choose another one",
+            code="chargeModeNotOffered",
+        )
+    if order.auto_renew and order.charge_mode.hourly:
+        raise Invalid(
+            f'field "autoRenew" is for perDay, perWeek and perMonth; "{order.charge_mode}" has no term',
+            code="nothingToRenew",
+        )
+    return price
 
 
 def _check_keys(connection: Connection, user_id: str, order: Order) -> None:

@@ -19,6 +19,7 @@ from tidemill.model.errors import (
     Conflict,
     Forbidden,
     Invalid,
+    NotEnoughMoney,
     NotFound,
     TidemillError,
     TooManyAttempts,
@@ -32,6 +33,7 @@ _log = structlog.get_logger("tidemill.api")
 STATUS: dict[type[TidemillError], int] = {
     Invalid: 400,
     Unauthenticated: 401,
+    NotEnoughMoney: 402,
     Forbidden: 403,
     NotFound: 404,
     Conflict: 409,

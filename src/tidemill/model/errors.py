@@ -48,6 +48,12 @@ class Forbidden(TidemillError):
     code = "forbidden"
 
 
+class NotEnoughMoney(TidemillError):
+    """The caller must pay in first; the message says how much is needed and how much there is."""
+
+    code = "notEnoughMoney"
+
+
 class NotFound(TidemillError):
     """It is not there, or not the caller's: the answer is the same."""
 

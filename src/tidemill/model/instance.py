@@ -37,6 +37,9 @@ class Order:
     is_spot: bool = False
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     ssh_key_ids: tuple[str, ...] | None = None
+    auto_renew: bool = False
+    max_spend_micro: int | None = None
+    stop_after_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,15 @@ class Instance:
         revision, applied_revision: what is wanted inside (keys) against what the driver was given.
         price_micro: micro-units of the currency per period of the charge mode.
         progress: percent of the image pull, where known.
+        tariff_id: the row of prices that holds for it; None for what was launched before there were any.
+        disk_price_micro: micro-units per GB of data disk and hour.
+        api_key_id: the key that launched it, None for none.
+        max_spend_micro: it is stopped when it has cost this much.
+        stop_after_seconds, stop_at: it is stopped so long after it was reachable, which is then.
+        auto_renew: another term is bought when one ends.
+        term_began_at, term_ends_at: when the first of its unbroken terms began that were bought in advance,
+            and when the present one ends; None before the first.
+        timer_at: when time does something to it, or tells its owner; None for never.
         restored_from: the instant of the backup that the row came from, until it was compared with
             the engine; what the engine has by then was not brought about by this row.
     """
@@ -110,6 +122,20 @@ class Instance:
     init_exit: int | None
     started_at: datetime | None
     restored_from: datetime | None = None
+    tariff_id: int | None = None
+    disk_price_micro: int = 0
+    api_key_id: str | None = None
+    max_spend_micro: int | None = None
+    stop_after_seconds: int | None = None
+    stop_at: datetime | None = None
+    auto_renew: bool = False
+    term_began_at: datetime | None = None
+    term_ends_at: datetime | None = None
+    timer_at: datetime | None = None
+
+    def in_term(self, at: datetime) -> bool:
+        """Whether a term that was bought in advance lasts: its devices are kept through a stop."""
+        return self.term_ends_at is not None and at < self.term_ends_at
 
 
 @dataclass(frozen=True, slots=True)

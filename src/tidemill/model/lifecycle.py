@@ -52,6 +52,7 @@ class Event(StrEnum):
     # done by time or money
     OVERDUE = "overdue"
     UNPAID = "unpaid"
+    PAID = "paid"
     EXPIRED = "expired"
     RECLAIMED = "reclaimed"
 
@@ -70,7 +71,7 @@ SEEN_EVENTS = frozenset(
         Event.LOST,
     }
 )
-TIMED_EVENTS = frozenset({Event.OVERDUE, Event.UNPAID, Event.EXPIRED, Event.RECLAIMED})
+TIMED_EVENTS = frozenset({Event.OVERDUE, Event.UNPAID, Event.PAID, Event.EXPIRED, Event.RECLAIMED})
 
 
 class Wanted(StrEnum):
@@ -93,6 +94,7 @@ class Keeps(StrEnum):
 class Row:
     """One state: the work it owes, what it keeps, whether it is billed, and its deadline.
 
+    ``stores`` says whether the data disk is billed in it, once the instance has run.
     ``deadline`` names the setting (seconds) after which the state is overdue, or is None for a
     state that may last for ever.
     """
@@ -102,6 +104,7 @@ class Row:
     billed: bool
     deadline: str | None
     meaning: str
+    stores: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,11 @@ STATES: dict[State, Row] = {
     S.INITIALIZATION_FAILED: Row(
         W.STOPPED, K.UNTIL_SEEN_STOPPED, False, None, "could not be set up; never ran"
     ),
-    S.ARCHIVED: Row(W.STOPPED, K.NO, False, None, "stopped and out of money; data kept for a while"),
-    S.TERMINATING: Row(W.ABSENT, K.YES, False, "terminating_deadline", "being removed with its disks"),
-    S.RELEASED: Row(W.ABSENT, K.NO, False, None, "gone"),
+    S.ARCHIVED: Row(
+        W.STOPPED, K.NO, False, None, "stopped and out of money; data kept for a while", stores=False
+    ),
+    S.TERMINATING: Row(W.ABSENT, K.YES, False, "terminating_deadline", "being removed with its disks", False),
+    S.RELEASED: Row(W.ABSENT, K.NO, False, None, "gone", stores=False),
 }
 
 # A blank is "no such move". A cell that leads to its own state without a new start says that
@@ -148,6 +153,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.REFUSED: Move(S.INITIALIZATION_FAILED),
         E.OVERDUE: Move(S.INITIALIZATION_FAILED),
         E.UNPAID: Move(S.STOPPING),
+        E.EXPIRED: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
         E.ADOPTED: Move(S.STARTING),
         E.LOST: Move(S.STOPPED),
@@ -164,6 +170,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.REFUSED: Move(S.INITIALIZATION_FAILED),
         E.OVERDUE: Move(S.INITIALIZATION_FAILED),
         E.UNPAID: Move(S.STOPPING),
+        E.EXPIRED: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
         E.ADOPTED: Move(S.STARTING),
         E.LOST: Move(S.STOPPED),
@@ -179,6 +186,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.REFUSED: Move(S.STARTING_FAILED),
         E.OVERDUE: Move(S.STARTING_FAILED),
         E.UNPAID: Move(S.STOPPING),
+        E.EXPIRED: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
         E.ADOPTED: Move(S.STARTING),
         E.LOST: Move(S.STOPPED),
@@ -191,6 +199,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.EXITED: Move(S.RESTARTING, new_start=True),
         E.ABSENT: Move(S.RESTARTING, new_start=True),
         E.UNPAID: Move(S.STOPPING),
+        E.EXPIRED: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
         E.ADOPTED: Move(S.STARTING),
         E.LOST: Move(S.STOPPED),
@@ -206,6 +215,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.REFUSED: Move(S.STARTING_FAILED),
         E.OVERDUE: Move(S.STARTING_FAILED),
         E.UNPAID: Move(S.STOPPING),
+        E.EXPIRED: Move(S.STOPPING),
         E.RECLAIMED: Move(S.STOPPING),
         E.ADOPTED: Move(S.STARTING),
         E.LOST: Move(S.STOPPED),
@@ -223,6 +233,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.STOP: Move(S.STOPPED),
         E.TERMINATE: Move(S.TERMINATING),
         E.UNPAID: Move(S.ARCHIVED),
+        E.EXPIRED: Move(S.STOPPED),  # its term is over: it keeps its devices no longer
         E.ADOPTED: Move(S.STARTING),
     },
     S.STARTING_FAILED: {
@@ -231,6 +242,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.TERMINATE: Move(S.TERMINATING),
         E.EXITED: Move(S.STARTING_FAILED),
         E.ABSENT: Move(S.STARTING_FAILED),
+        E.EXPIRED: Move(S.STARTING_FAILED),
         E.ADOPTED: Move(S.STARTING),
     },
     S.INITIALIZATION_FAILED: {
@@ -239,12 +251,14 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.TERMINATE: Move(S.TERMINATING),
         E.EXITED: Move(S.INITIALIZATION_FAILED),
         E.ABSENT: Move(S.INITIALIZATION_FAILED),
+        E.EXPIRED: Move(S.INITIALIZATION_FAILED),
         E.ADOPTED: Move(S.STARTING),
     },
     S.ARCHIVED: {
         E.START: Move(S.STARTING, new_start=True),
         E.STOP: Move(S.ARCHIVED),
         E.TERMINATE: Move(S.TERMINATING),
+        E.PAID: Move(S.STOPPED),
         E.EXPIRED: Move(S.TERMINATING),
         E.ADOPTED: Move(S.STARTING),
     },

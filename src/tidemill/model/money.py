@@ -27,3 +27,8 @@ def to_micro(amount: Decimal | int | str) -> int:
 def to_units(micro: int) -> Decimal:
     """Micro-units as a decimal amount of currency units, exactly."""
     return (Decimal(micro) / MICRO).normalize() + 0
+
+
+def shown(micro: int) -> str:
+    """An amount in currency units for people, with every digit that it has."""
+    return f"{to_units(micro):f}"

@@ -33,12 +33,17 @@ class ChargeMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place with its own driver. ``ssh_address`` is the host that users connect to."""
+    """A place with its own driver.
+
+    ``ssh_address`` is the host that users connect to; ``zone`` names the time zone (IANA) whose clock its
+    tide prices and calendar months follow.
+    """
 
     id: str
     name: str
     ssh_address: str
     driver: str
+    zone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class InstanceType:
         prices: micro-units of the currency per period of each charge mode it offers (per hour
             for the hourly modes, else per day, week or month).
         spot: whether it may be rented as spot.
+        spot_prices: the same for spot; ``prices`` where empty.
         regions: ids of the regions that offer it; empty for all.
     """
 
@@ -74,6 +80,7 @@ class InstanceType:
     pids: int = 4096
     prices: Mapping[ChargeMode, int] = field(default_factory=dict[ChargeMode, int])
     spot: bool = False
+    spot_prices: Mapping[ChargeMode, int] = field(default_factory=dict[ChargeMode, int])
     regions: tuple[str, ...] = ()
 
 

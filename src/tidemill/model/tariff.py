@@ -8,13 +8,16 @@ is the difference of two such amounts, so however the time is cut, the parts add
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from tidemill.model.offer import ChargeMode
+
+POSTED_EVERY = timedelta(minutes=5)  # what a running instance cost goes into the ledger this often
+HELD_FOR = timedelta(hours=1)  # what this long will cost is set aside while an hourly instance runs
 
 DAY_MINUTES = 24 * 60
 HOUR_MICROSECONDS = 3600 * 10**6
@@ -58,6 +61,11 @@ class Tariff:
     rate: int
     bands: tuple[Band, ...] = ()
     zone: str = "UTC"
+
+    @property
+    def rate_most(self) -> int:
+        """The highest rate there is at any time."""
+        return max(self.rate, *(band.rate for band in self.bands)) if self.bands else self.rate
 
     def at(self, instant: datetime) -> tuple[str, int]:
         """The band's name ("" for none) and its rate at an instant."""
@@ -141,8 +149,41 @@ def _offset(zone: ZoneInfo, instant: datetime) -> timedelta | None:
 
 
 def due(parts: Sequence[Segment]) -> int:
-    """What these segments cost together, in micro-units; the one place that rounds, down."""
-    return sum(part.numerator for part in parts) // HOUR_MICROSECONDS
+    """What these segments cost together, in micro-units, rounded down."""
+    return due_with_rest(0, parts)[0]
+
+
+def due_with_rest(rest: int, parts: Sequence[Segment]) -> tuple[int, int]:
+    """What these segments cost after what was left over before; the one place that rounds, down.
+
+    ``rest`` is what was not enough for a micro-unit, in micro-units times the microseconds of an hour.
+    Returns the amount and the new rest. Given from call to call, all amounts together are what the whole
+    time costs, however it was cut.
+    """
+    return divmod(rest + sum(part.numerator for part in parts), HOUR_MICROSECONDS)
+
+
+def runs_out(rates: Mapping[Tariff, int], left: int, now: datetime, horizon: datetime) -> datetime | None:
+    """When ``left`` micro-units are used up by so many of each tariff at once; None for not by ``horizon``.
+
+    To the second, and not later than it is so.
+    """
+
+    def used(until: datetime) -> int:
+        numerator = sum(
+            count * part.numerator for tariff, count in rates.items() for part in segments(tariff, now, until)
+        )
+        return numerator // HOUR_MICROSECONDS
+
+    if left <= 0:
+        return now
+    if used(horizon) < left:
+        return None
+    low, high = now, horizon
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) / 2
+        low, high = (low, middle) if used(middle) >= left else (middle, high)
+    return low
 
 
 def period_end(mode: ChargeMode, begin: datetime, periods: int, zone: str) -> datetime:

@@ -34,6 +34,7 @@ from tidemill.deployment import (
 from tidemill.drivers.contract import Driver
 from tidemill.metrics import Metrics
 from tidemill.model.errors import Unavailable
+from tidemill.reconcile.billing import Billing
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.presence import Presence
 from tidemill.server import offering, together
@@ -61,12 +62,15 @@ class Server:
     presence: Presence
     bells: Bells
     loops: list[Loop]
+    billing: Billing
 
     async def run(self, stopping: Stopping) -> None:
         """Serve until told to stop, then finish what is under way. Raises Misconfigured."""
         settings = self.context.settings
         web = Web(create_app(self.context), listening(settings.host, settings.port))
         background = [asyncio.create_task(self.presence.run()), asyncio.create_task(self.bells.run())]
+        if self.loops:
+            background.append(asyncio.create_task(self.billing.run(), name="billing"))
         loops = [asyncio.create_task(loop.run(), name="reconcile") for loop in self.loops]
         serving = asyncio.create_task(web.run())
         log.info(
@@ -135,7 +139,7 @@ async def _put_together(
         await together.agree(
             presence, clock, settings, offering.elsewhere(database, settings, regions, given)
         )
-        await offering.publish(database, settings, tables, regions, drivers, given, presence.id)
+        await offering.publish(database, settings, tables, regions, drivers, given, presence.id, clock.now())
     others = None if database.is_sqlite else Bell(database, presence.name)
     bells = Bells([region.id for region in regions] if runs_loops else [], others, clock)
     context = Context(
@@ -161,7 +165,7 @@ async def _put_together(
         )
         for region_id, wake in bells.of.items()
     ]
-    return Server(context, presence, bells, loops)
+    return Server(context, presence, bells, loops, Billing(database, clock, settings, bells, metrics))
 
 
 async def _join(

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Connection
@@ -19,7 +20,7 @@ from tidemill.reconcile.nodes import register_nodes
 from tidemill.server.engines import has_some_of
 from tidemill.server.together import Check
 from tidemill.settings import Settings
-from tidemill.store import engines, instances, offers
+from tidemill.store import engines, instances, offers, tariffs
 from tidemill.store.database import Database
 from tidemill.store.servers import Server
 
@@ -29,7 +30,10 @@ log = structlog.get_logger("server")
 def regions_of(settings: Settings, tables: Tables) -> list[Region]:
     """The regions that the operator lists, or the one there is without a list."""
     return tables.regions(
-        name=settings.region_name, ssh_address=_ssh_address(settings), driver=settings.driver
+        name=settings.region_name,
+        ssh_address=_ssh_address(settings),
+        driver=settings.driver,
+        zone=settings.timezone,
     )
 
 
@@ -111,6 +115,7 @@ async def publish(
     drivers: Mapping[str, Driver],
     given: Mapping[str, str],
     server_id: str,
+    now: datetime,
 ) -> None:
     """Write the catalogue into the database, with types sized to the machine where none are listed.
 
@@ -124,10 +129,13 @@ async def publish(
         log.error("the container engine does not answer; serving without it until it does", error=str(error))
     machine = _machine(nodes)
     sized = Machine(machine.cpu, max(64, machine.memory_mb - settings.memory_reserve_mb), machine.gpus)
-    images, types = tables.images(), tables.types(sized, regions)
+    images, types, tide = tables.images(), tables.types(sized, regions), tables.tide()
 
     def work(connection: Connection) -> None:
         offers.publish(connection, new_regions=regions, new_images=images, new_types=types)
+        tariffs.publish(
+            connection, types=types, regions=regions, tide=tide, disk=settings.data_disk_price, at=now
+        )
         for region in regions:
             if not database.is_sqlite and not engines.give(
                 connection, region.id, given[region.id], server_id=server_id

@@ -242,7 +242,9 @@ def given_ports(connection: Connection, region_id: str) -> set[int]:
 
 def wrong_meters(connection: Connection) -> list[tuple[str, State, bool]]:
     """Instances that are billed without an open meter, or the other way round; True: a meter is open."""
-    runs = exists().where(meters.c.instance_id == instances.c.id, meters.c.closed_at.is_(None))
+    runs = exists().where(
+        meters.c.instance_id == instances.c.id, meters.c.kind == "compute", meters.c.closed_at.is_(None)
+    )
     billed = instances.c.state.in_(_BILLED)
     rows = connection.execute(
         select(instances.c.id, instances.c.state, case((runs, True), else_=False).label("is_open"))

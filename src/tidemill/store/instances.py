@@ -26,9 +26,9 @@ from tidemill.model.instance import Happening, Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees, move
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
-from tidemill.store import reservations, sightings
+from tidemill.store import meters, reservations
 from tidemill.store.prepared import Prepared
-from tidemill.store.schema import events, instances, meters
+from tidemill.store.schema import events, instances
 
 COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
@@ -50,7 +50,6 @@ _EVENT = Prepared(
         "message",
     ),
 )
-_OPEN_METER = Prepared(insert(meters).inline(), columns=("instance_id", "start", "opened_at"))
 _STANDINGS = Prepared(
     select(
         instances.c.id,
@@ -164,6 +163,24 @@ def _lowered(name: str) -> str:
     return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
+def timers(connection: Connection, now: datetime, limit: int) -> list[str]:
+    """Ids of instances that time has something to do for now, the longest due first."""
+    return list(
+        connection.execute(
+            select(instances.c.id)
+            .where(instances.c.timer_at <= now)
+            .order_by(instances.c.timer_at, instances.c.id)
+            .limit(limit)
+        ).scalars()
+    )
+
+
+def archived(connection: Connection, user_id: str) -> list[Instance]:
+    """The user's instances whose data is kept though there is no money."""
+    mine = (instances.c.user_id == user_id, instances.c.state == State.ARCHIVED.value)
+    return [from_row(row) for row in connection.execute(_SELECT.where(*mine).order_by(instances.c.id))]
+
+
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:
     """How many instances a user has, and how many GPUs those that may run hold."""
     row = connection.execute(
@@ -210,7 +227,9 @@ def record(
         )
     due, at = at, _not_before(instance.state_since, at)
     moved = cell.to is not instance.state or cell.new_start
-    released = frees(cell.to, event)
+    released = frees(cell.to, event) and not (
+        instance.in_term(at) and STATES[cell.to].wanted is Wanted.STOPPED
+    )
     says = (reason, message) != (instance.reason, instance.message) and bool(reason or message)
     if not moved and not says and not (released and STATES[cell.to].keeps is Keeps.UNTIL_SEEN_STOPPED):
         return instance
@@ -228,17 +247,17 @@ def record(
         started_at=at if entered and cell.to is State.RUNNING else instance.started_at,
         due_at=None if cell.to is State.RELEASED else due,
         restored_from=None if moved else instance.restored_from,
+        stop_at=instance.stop_at if STATES[cell.to].wanted is Wanted.RUNNING else None,
     )
+    if entered and cell.to is State.RUNNING:
+        changed = meters.began(connection, changed, at)
+    if entered and cell.to is State.ARCHIVED:
+        changed = replace(changed, timer_at=at)
     changed = _write(connection, instance, changed)
     if moved or says:
         _write_event(connection, changed, event.value, instance.state, at, reason, message)
     before, after = STATES[instance.state], STATES[cell.to]
-    if before.billed and not after.billed:
-        # Nobody saw it running between the backup that it came from and now.
-        until = instance.restored_from or at
-        sightings.close_meter(connection, instance, event, until, ended_at)
-    if after.billed and not before.billed:
-        _OPEN_METER.run(connection, {"instance_id": instance.id, "start": changed.start, "opened_at": at})
+    meters.follow(connection, instance, changed, event, at, ended_at)
     if released:
         reservations.release(connection, instance.id)
     elif event is Event.ADOPTED:

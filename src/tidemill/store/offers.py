@@ -13,7 +13,7 @@ from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import images, instance_types, regions
 
-_REGION = select(regions.c.id, regions.c.name, regions.c.ssh_address, regions.c.driver)
+_REGION = select(regions.c.id, regions.c.name, regions.c.ssh_address, regions.c.driver, regions.c.zone)
 _IMAGE = select(images.c.id, images.c.name, images.c.reference, images.c.description)
 _TYPE = select(
     *(column for column in instance_types.c if column.name not in {"offered", "position"}),
@@ -82,7 +82,7 @@ def publish(
         connection,
         instance_types,
         [
-            asdict(entry)
+            {name: value for name, value in asdict(entry).items() if name != "spot_prices"}
             | {
                 "prices": {mode.value: price for mode, price in entry.prices.items()},
                 "regions": list(entry.regions),

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, exists, func, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, select, update
 
+from tidemill.model.charging import MeterKind
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import SEEN_EVENTS, Event
 from tidemill.store.prepared import Prepared
@@ -29,6 +30,7 @@ _MISS = (
     update(meters)
     .where(
         meters.c.instance_id.in_(bindparam("ids", expanding=True)),
+        meters.c.kind == MeterKind.COMPUTE.value,
         meters.c.closed_at.is_(None),
         meters.c.seen_until.is_(None),
         meters.c.opened_at <= bindparam("at", type_=Instant),
@@ -47,14 +49,38 @@ _SIGHTED = Prepared(
     .values(seen_at=bindparam("at", type_=Instant))
 )
 _METER = Prepared(
-    select(meters.c.id, meters.c.opened_at, meters.c.seen_until, regions.c.seen_at)
+    select(meters.c.id, meters.c.opened_at, meters.c.seen_until, meters.c.posted_until, regions.c.seen_at)
     .outerjoin(regions, regions.c.id == bindparam("region_id"))
-    .where(meters.c.instance_id == bindparam("metered"), meters.c.closed_at.is_(None))
+    .where(
+        meters.c.instance_id == bindparam("metered"),
+        meters.c.kind == MeterKind.COMPUTE.value,
+        meters.c.closed_at.is_(None),
+    )
 )
 _CLOSE = Prepared(
     update(meters)
     .where(meters.c.id == bindparam("meter_id"))
-    .values(closed_at=bindparam("closes", type_=Instant))
+    .values(
+        closed_at=bindparam("closes", type_=Instant),
+        # What costs something is posted to the end.
+        post_at=case((meters.c.rate_most > 0, bindparam("closes", type_=Instant)), else_=None),
+    )
+)
+_CLOSE_DISK = Prepared(
+    update(meters)
+    .where(
+        meters.c.instance_id == bindparam("metered"),
+        meters.c.kind == MeterKind.DISK.value,
+        meters.c.closed_at.is_(None),
+    )
+    .values(
+        closed_at=func.coalesce(
+            case((meters.c.posted_until > bindparam("at", type_=Instant), meters.c.posted_until)),
+            case((meters.c.opened_at > bindparam("at", type_=Instant), meters.c.opened_at)),
+            bindparam("at", type_=Instant),
+        ),
+        post_at=bindparam("at", type_=Instant),
+    )
 )
 
 
@@ -81,16 +107,23 @@ def close_meter(
 
     What its owner, time or money ended at ``at`` is billed until then. What was seen to have ended is
     billed until it was last seen running, or until the engine says it ended. Never more than that,
-    never beyond ``at``, and never before the meter was opened, even when the clock was set back.
+    never beyond ``at``, and never before the meter was opened or what was posted of it, even when the clock
+    was set back.
     """
     opened = _METER.first(connection, {"metered": instance.id, "region_id": instance.region_id})
     if opened is None:
         return
-    meter_id, opened_at, seen_until, seen_at = opened
+    meter_id, opened_at, seen_until, posted_until, seen_at = opened
     until: datetime = at
     if event in SEEN_EVENTS or seen_until is not None:
         until = max(seen for seen in (seen_until or seen_at, ended_at, opened_at) if seen is not None)
-    _CLOSE.run(connection, {"meter_id": meter_id, "closes": max(opened_at, min(until, at))})
+    closes = max(opened_at, posted_until or opened_at, min(until, at))
+    _CLOSE.run(connection, {"meter_id": meter_id, "closes": closes})
+
+
+def close_disk_meter(connection: Connection, instance_id: str, at: datetime) -> None:
+    """Close the meter of the instance's data disk, if it has one open; never before what was posted of it."""
+    _CLOSE_DISK.run(connection, {"metered": instance_id, "at": at})
 
 
 def _batches(ids: Sequence[str] | Sequence[int]) -> list[Sequence[str] | Sequence[int]]:

@@ -1,0 +1,45 @@
+"""Money for a start: what it needs is set aside in the transaction that asks for it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from tidemill.model.charging import set_aside, to_hold
+from tidemill.model.errors import NotEnoughMoney
+from tidemill.model.instance import Instance
+from tidemill.model.ledger import Purse
+from tidemill.model.money import shown
+from tidemill.model.tariff import Tariff
+from tidemill.settings import Settings
+from tidemill.store import holds, ledger
+from tidemill.store.tariffs import Price
+
+
+def hold_for_start(
+    connection: Connection, settings: Settings, instance: Instance, price: Price | None, now: datetime
+) -> None:
+    """Set aside what the start that ``instance`` is in needs: an hour of it, or its whole term.
+
+    Raises NotEnoughMoney, with how much is needed and how much there is.
+    """
+    if price is None or instance.in_term(now):
+        return
+    amount = to_hold(instance, price.tariff if instance.charge_mode.hourly else Tariff(0), now)
+    if not amount or holds.keep(connection, instance.id):
+        return
+    ledger.take_turns(connection, [instance.user_id])
+    purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
+    available = purse.available(now)
+    held = set_aside(f"{instance.id}:{instance.start}", instance.id, instance.user_id, amount, purse, now)
+    if held is None:
+        what = "the first hour" if instance.charge_mode.hourly else "the term"
+        raise NotEnoughMoney(
+            f"Not enough money: {shown(amount)} {settings.currency} must be set aside for {what}, and "
+            f"{shown(available)} {settings.currency} is available; pay in, stop something, or choose a "
+            "smaller type"
+        )
+    hold, posting = held
+    ledger.post(connection, [posting])
+    holds.write(connection, hold, now)

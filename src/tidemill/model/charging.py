@@ -1,0 +1,225 @@
+"""What a meter owes, and the postings that pay it: pure, so that every rule can be tested by itself.
+
+Due is what the time since the meter was opened costs, up to the instant its instance was last seen running;
+posted is what the ledger has of it. A charge is the difference. Its id is made of the meter and the
+instant, and what was not enough for a micro-unit is carried along (``Metered.rest``), so that however
+often and whenever charges are made, they add up to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+
+from tidemill.model.instance import Instance
+from tidemill.model.ledger import (
+    REVENUE,
+    WRITE_OFFS,
+    Cause,
+    Line,
+    Posting,
+    Purse,
+    from_one,
+    held_of,
+    to_one,
+)
+from tidemill.model.tariff import HELD_FOR, Tariff, due_with_rest, segments
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class MeterKind(StrEnum):
+    """What is metered: the instance while it runs, or its data disk while there is one."""
+
+    COMPUTE = "compute"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A meter as far as it was posted, and up to when it may be.
+
+    ``until`` is when it was closed, else the last instant at which its instance was seen running.
+    ``rest`` is as of :func:`tidemill.model.tariff.due_with_rest`.
+    """
+
+    id: int
+    kind: MeterKind
+    user_id: str
+    instance_id: str
+    tariff: Tariff
+    opened_at: datetime
+    posted_until: datetime | None
+    posted: int
+    rest: int
+    until: datetime
+    closed: bool
+
+    @property
+    def since(self) -> datetime:
+        return self.posted_until or self.opened_at
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money set aside for one start of an instance, and from which accounts it came."""
+
+    id: str
+    instance_id: str
+    user_id: str
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def amount(self) -> int:
+        return sum(amount for _, amount in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """The outcome of charging one meter: what to write, and where it is posted now.
+
+    ``spent`` is what the meter's postings come to together; ``hold_used`` says that the hold is gone.
+    """
+
+    postings: tuple[Posting, ...]
+    posted_until: datetime
+    spent: int
+    rest: int
+    hold_used: bool = False
+
+
+def owed(meter: Metered) -> int:
+    """Micro-units that the meter owes and were not posted yet."""
+    return due_with_rest(meter.rest, segments(meter.tariff, meter.since, meter.until))[0]
+
+
+def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None) -> Paid:
+    """Take what the meter owes out of the purse.
+
+    What was used before a voucher expired may be paid with it, also later. When the purse is empty the
+    instance's hold is broken into; what even that does not pay for is our loss, and never a debt.
+    """
+    if meter.until <= meter.since:
+        return Paid((), meter.since, meter.posted, meter.rest)
+    rest, spent, hold_used = meter.rest, 0, False
+    lines: list[Line] = []
+    before: list[Posting] = []
+    cuts = [meter.since, *purse.expiries(meter.since, meter.until), meter.until]
+    for begin, end in pairwise(cuts):
+        amount, rest = due_with_rest(rest, segments(meter.tariff, begin, end))
+        parts = purse.take(amount, end)
+        left = amount - sum(part for _, part in parts)
+        if left and hold is not None and not hold_used:
+            before.append(release(hold, now, purse))
+            hold_used = True
+            more = purse.take(left, end)
+            left -= sum(part for _, part in more)
+            parts += more
+        lines += to_one(parts, REVENUE)
+        if left:
+            lines.append(Line(WRITE_OFFS, REVENUE, left))
+        spent += amount
+    if not lines:
+        return Paid(tuple(before), meter.until, meter.posted, rest, hold_used)
+    posting = Posting(
+        id=f"charge:{meter.id}:{micros(meter.until)}",
+        at=now,
+        cause=Cause.CHARGE,
+        user_id=meter.user_id,
+        lines=merged(lines),
+        instance_id=meter.instance_id,
+        meter_id=meter.id,
+        since=meter.since,
+        until=meter.until,
+        memo=_said(meter),
+    )
+    return Paid((*before, posting), meter.until, meter.posted + spent, rest, hold_used)
+
+
+def _said(meter: Metered) -> str:
+    return "data disk" if meter.kind is MeterKind.DISK else "time running"
+
+
+def release(hold: Hold, now: datetime, purse: Purse | None = None) -> Posting:
+    """Put what was set aside back where it came from."""
+    if purse is not None:
+        purse.give_back(hold.parts)
+    return Posting(
+        id=f"release:{hold.id}",
+        at=now,
+        cause=Cause.RELEASE,
+        user_id=hold.user_id,
+        lines=from_one(held_of(hold.user_id), hold.parts),
+        instance_id=hold.instance_id,
+        memo="no longer held",
+    )
+
+
+def set_aside(
+    hold_id: str, instance_id: str, user_id: str, amount: int, purse: Purse, now: datetime
+) -> tuple[Hold, Posting] | None:
+    """Hold ``amount``, of what would be spent last first; None when there is not so much."""
+    if purse.available(now) < amount:
+        return None
+    parts = tuple(purse.take(amount, now, last_first=True))
+    hold = Hold(hold_id, instance_id, user_id, parts)
+    posting = Posting(
+        id=f"hold:{hold_id}",
+        at=now,
+        cause=Cause.HOLD,
+        user_id=user_id,
+        lines=to_one(parts, held_of(user_id)),
+        instance_id=instance_id,
+        memo="held while it runs",
+    )
+    return hold, posting
+
+
+def term(
+    instance: Instance, amount: int, begins: datetime, ends: datetime, purse: Purse, now: datetime
+) -> Posting | None:
+    """Pay for a term bought in advance; None for what costs nothing."""
+    parts = purse.take(amount, now)
+    lines = list(to_one(parts, REVENUE))
+    left = amount - sum(part for _, part in parts)
+    if left:
+        lines.append(Line(WRITE_OFFS, REVENUE, left))
+    if not lines:
+        return None
+    return Posting(
+        id=f"term:{instance.id}:{micros(begins)}",
+        at=now,
+        cause=Cause.TERM,
+        user_id=instance.user_id,
+        lines=tuple(lines),
+        instance_id=instance.id,
+        since=begins,
+        until=ends,
+        memo=f"{instance.duration} x {instance.charge_mode.value}",
+    )
+
+
+def to_hold(instance: Instance, tariff: Tariff, now: datetime) -> int:
+    """What a start sets aside: an hour that begins now, with its data disk, or the whole term."""
+    if not instance.charge_mode.hourly:
+        return instance.price_micro * instance.duration
+    disk = Tariff(instance.disk_price_micro * instance.data_disk_gb)
+    until = now + HELD_FOR
+    return sum(due_with_rest(0, segments(each, now, until))[0] for each in (tariff, disk))
+
+
+def merged(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The same with one line for each pair of accounts, in the order they came."""
+    sums: dict[tuple[str, str], int] = {}
+    for line in lines:
+        pair = (line.debit, line.credit)
+        sums[pair] = sums.get(pair, 0) + line.amount
+    return tuple(Line(debit, credit, amount) for (debit, credit), amount in sums.items())
+
+
+def micros(instant: datetime) -> int:
+    """An instant as whole microseconds since 1970."""
+    return (instant - EPOCH) // timedelta(microseconds=1)

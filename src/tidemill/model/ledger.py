@@ -1,0 +1,186 @@
+"""The ledger as plain values: accounts, postings made of transfers, and from where money is spent.
+
+A line moves one positive amount from one account (debit) to another (credit), so that no posting can
+take more than it gives. A user's accounts hold what we owe them: a debit makes them smaller. They are
+never below zero. Amounts are whole micro-units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class AccountKind(StrEnum):
+    """What an account is for. The first four belong to users, the others to the operator."""
+
+    VOUCHER = "voucher"  # one for each voucher
+    CREDIT = "credit"  # one for each month's refill
+    BALANCE = "balance"  # what was paid in
+    HELD = "held"  # set aside for what runs
+    REVENUE = "revenue"
+    PROMOTIONS = "promotions"  # where vouchers and credit come from and go back to
+    PAYMENTS = "payments"  # the world outside: what was paid in and paid back
+    WRITE_OFFS = "writeOffs"  # delivered and not to be paid by anybody
+
+
+class Cause(StrEnum):
+    """Why something was posted."""
+
+    PAYMENT = "payment"
+    PAYOUT = "payout"
+    VOUCHER = "voucher"
+    CREDIT = "credit"
+    EXPIRY = "expiry"
+    HOLD = "hold"
+    RELEASE = "release"
+    CHARGE = "charge"  # for time
+    TERM = "term"  # for a term bought in advance
+    CORRECTION = "correction"
+    REFUND = "refund"
+
+
+REVENUE, PROMOTIONS, PAYMENTS, WRITE_OFFS = "own/revenue", "own/promotions", "own/payments", "own/writeOffs"
+OWN = {
+    REVENUE: AccountKind.REVENUE,
+    PROMOTIONS: AccountKind.PROMOTIONS,
+    PAYMENTS: AccountKind.PAYMENTS,
+    WRITE_OFFS: AccountKind.WRITE_OFFS,
+}
+SPENT_FIRST = (AccountKind.VOUCHER, AccountKind.CREDIT, AccountKind.BALANCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of a user. ``amount`` in micro-units; from ``expires_at`` on nothing can be spent of it."""
+
+    id: str
+    user_id: str
+    kind: AccountKind
+    amount: int
+    expires_at: datetime | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One amount, above zero, from the account ``debit`` to the account ``credit``."""
+
+    debit: str
+    credit: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What was written down at once, for one cause. The id is made of the cause: again is the same.
+
+    ``since`` and ``until`` are the time that is paid for, where it is for time; ``corrects`` names an
+    earlier posting.
+    """
+
+    id: str
+    at: datetime
+    cause: Cause
+    user_id: str
+    lines: tuple[Line, ...]
+    instance_id: str | None = None
+    meter_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    corrects: str | None = None
+    memo: str = ""
+
+
+def balance_of(user_id: str) -> str:
+    """The id of a user's balance account."""
+    return f"{user_id}/balance"
+
+
+def held_of(user_id: str) -> str:
+    """The id of a user's account of what is set aside."""
+    return f"{user_id}/held"
+
+
+def payment(id: str, user_id: str, amount: int, now: datetime, memo: str = "") -> Posting:
+    """Money that a user paid in."""
+    line = Line(PAYMENTS, balance_of(user_id), amount)
+    return Posting(f"payment:{id}", now, Cause.PAYMENT, user_id, (line,), memo=memo)
+
+
+def gift(account: Account, cause: Cause, amount: int, now: datetime, memo: str = "") -> Posting:
+    """A voucher or a month's credit: what its own account begins with."""
+    line = Line(PROMOTIONS, account.id, amount)
+    return Posting(f"{cause}:{account.id}", now, cause, account.user_id, (line,), memo=memo)
+
+
+def expiry(account: Account, now: datetime) -> Posting:
+    """What is left of a voucher or of a month's credit goes back where it came from."""
+    line = Line(account.id, PROMOTIONS, account.amount)
+    memo = f"expired at {account.expires_at:%Y-%m-%dT%H:%M:%SZ}" if account.expires_at else "expired"
+    return Posting(
+        f"expiry:{account.id}:{account.amount}", now, Cause.EXPIRY, account.user_id, (line,), memo=memo
+    )
+
+
+class Purse:
+    """What one user has to spend, account by account, while postings are made up."""
+
+    def __init__(self, accounts: Iterable[Account]) -> None:
+        self._accounts = sorted(
+            (account for account in accounts if account.kind in SPENT_FIRST),
+            key=lambda each: (
+                SPENT_FIRST.index(each.kind),
+                each.expires_at is None,
+                each.expires_at.timestamp() if each.expires_at else 0.0,
+                each.id,
+            ),
+        )
+        self._left = {account.id: account.amount for account in self._accounts}
+
+    def available(self, until: datetime, *kinds: AccountKind) -> int:
+        """What can be spent on time that ends at ``until``; of accounts of ``kinds`` alone, when given."""
+        return sum(
+            self._left[account.id] for account in self._usable(until) if not kinds or account.kind in kinds
+        )
+
+    def take(self, amount: int, until: datetime, *, last_first: bool = False) -> list[tuple[str, int]]:
+        """Take up to ``amount``, vouchers before credit before balance, and what expires soonest first.
+
+        With ``last_first`` the other way round: what is only set aside is what would be spent last.
+        Returns accounts and amounts; together they are less than ``amount`` when there is not enough.
+        """
+        taken: list[tuple[str, int]] = []
+        usable = self._usable(until)
+        for account in reversed(usable) if last_first else usable:
+            part = min(amount, self._left[account.id])
+            if part > 0:
+                taken.append((account.id, part))
+                self._left[account.id] -= part
+                amount -= part
+        return taken
+
+    def give_back(self, parts: Iterable[tuple[str, int]]) -> None:
+        """Put what was set aside back where it came from."""
+        for account_id, amount in parts:
+            self._left[account_id] = self._left.get(account_id, 0) + amount
+
+    def _usable(self, until: datetime) -> Sequence[Account]:
+        return [each for each in self._accounts if each.expires_at is None or each.expires_at >= until]
+
+    def expiries(self, since: datetime, until: datetime) -> list[datetime]:
+        """Instants inside ``since`` to ``until`` at which something in it expires, in order."""
+        found = {each.expires_at for each in self._accounts if each.expires_at and self._left[each.id] > 0}
+        return sorted(instant for instant in found if since < instant < until)
+
+
+def to_one(parts: Iterable[tuple[str, int]], credit: str) -> tuple[Line, ...]:
+    """Lines from several accounts into one."""
+    return tuple(Line(debit, credit, amount) for debit, amount in parts)
+
+
+def from_one(debit: str, parts: Iterable[tuple[str, int]]) -> tuple[Line, ...]:
+    """Lines from one account into several."""
+    return tuple(Line(debit, credit, amount) for credit, amount in parts)

@@ -1,0 +1,198 @@
+"""One user's money: refilled, expired, told of when it gets little, and what cannot be paid is stopped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from tidemill.model.charging import Metered, MeterKind, owed
+from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
+from tidemill.model.lifecycle import Event, State
+from tidemill.model.tariff import runs_out
+from tidemill.settings import Settings
+from tidemill.store import holds, instances, ledger, metering, wallets
+
+LOOK_AT_MOST = timedelta(hours=6)  # between looks at a user whose instances cost something
+DRY_BEATS = 2  # what is left for fewer looks than this is nothing left
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An instance that is to be moved, as it was when that was found."""
+
+    instance_id: str
+    version: int
+    event: Event
+    reason: str
+    message: str
+
+
+def look(connection: Connection, settings: Settings, user_id: str, now: datetime) -> list[Due]:
+    """Look after one user's money; returns which instances are to be stopped, archived or brought back."""
+    ledger.take_turns(connection, [user_id])
+    wallet = wallets.of(connection, user_id)
+    if wallet is None:
+        return []
+    if wallet.monthly_credit:
+        _refill(connection, settings, user_id, wallet.monthly_credit, now)
+    waits = _expire(connection, user_id, now)
+    accounts = ledger.accounts_of(connection, [user_id])[user_id]
+    funds = Purse(accounts).available(now) + holds.held_for_hours(connection, user_id)
+    rate, unposted = metering.accruing(connection, user_id, now)
+    found = _Outlook(None, None, ())
+    if rate:
+        found = _outlook(connection, settings, user_id, funds, rate, unposted, now)
+    dry_since = (wallet.dry_since or now) if found.stops else None
+    _tell(connection, settings, wallet.told_hours, found, now)
+    soon = now + timedelta(seconds=settings.billing_beat)
+    next_looks = [
+        found.again,
+        soon if waits or found.stops else None,
+        _next_change(settings, accounts, wallet.monthly_credit, now),
+    ]
+    wallets.looked(
+        connection,
+        user_id,
+        next_look=min((each for each in next_looks if each is not None), default=None),
+        told_hours=found.hours,
+        dry_since=dry_since,
+    )
+    back = [] if found.stops or funds <= 0 else _brought_back(connection, user_id)
+    return [*found.stops, *back]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """When to look again; the notice that holds now, in hours left; what is to be stopped."""
+
+    again: datetime | None
+    hours: int | None
+    stops: Sequence[Due]
+    running: Sequence[str] = ()
+
+
+def _outlook(
+    connection: Connection,
+    settings: Settings,
+    user_id: str,
+    funds: int,
+    rate: int,
+    unposted: float,
+    now: datetime,
+) -> _Outlook:
+    """How long the money lasts: by one sum where there is plenty, else to the second."""
+    first_notice = max(settings.money_notices, default=0)
+    at_least = (funds - unposted) / rate  # hours
+    if at_least > first_notice + 1:
+        pause = min(timedelta(hours=at_least - first_notice - 0.5), LOOK_AT_MOST)
+        return _Outlook(now + pause, None, ())
+    meters = [
+        replace(each, until=max(now, each.since)) for each in metering.open_of_user(connection, user_id, now)
+    ]
+    meters = [each for each in meters if each.tariff.rate_most]
+    rates = Counter(each.tariff for each in meters)
+    left = funds - sum(owed(each) for each in meters)
+    dry_at = runs_out(rates, left, now, now + timedelta(hours=first_notice + 2))
+    if dry_at is None:
+        return _Outlook(now + timedelta(minutes=30), None, ())
+    if dry_at <= now + timedelta(seconds=DRY_BEATS * settings.billing_beat):
+        return _Outlook(None, 0, _stopped(connection, meters))
+    hours_left = (dry_at - now) / timedelta(hours=1)
+    hours = min((each for each in settings.money_notices if hours_left <= each), default=None)
+    lower = [each for each in settings.money_notices if each < hours_left]
+    marks = [dry_at - timedelta(hours=each) for each in lower]
+    end = dry_at - timedelta(seconds=DRY_BEATS * settings.billing_beat)
+    again = max(min([*marks, end]), now + timedelta(seconds=settings.billing_beat))
+    running = tuple(sorted({each.instance_id for each in meters}))
+    return _Outlook(again, hours, (), running)
+
+
+def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
+    """Nothing is left: what runs by the hour is stopped, what is stopped and costs something archived."""
+    found: list[Due] = []
+    for instance_id in sorted({meter.instance_id for meter in meters}):
+        instance = instances.get(connection, instance_id)
+        if instance is None:
+            continue
+        kinds = {meter.kind for meter in meters if meter.instance_id == instance_id}
+        if MeterKind.COMPUTE in kinds:
+            message = "There is no money left for it; its data is kept. Pay in, and start it again"
+        elif instance.state is State.STOPPED:
+            message = (
+                "There is no money left to pay for its data disk; it is kept for a while. Pay in to keep it"
+            )
+        else:
+            continue
+        found.append(Due(instance.id, instance.version, Event.UNPAID, "OutOfMoney", message))
+    return found
+
+
+def _brought_back(connection: Connection, user_id: str) -> list[Due]:
+    """There is money again: what was kept without is kept as before."""
+    return [
+        Due(each.id, each.version, Event.PAID, "", "Paid in: its data is kept again")
+        for each in instances.archived(connection, user_id)
+    ]
+
+
+def _tell(
+    connection: Connection, settings: Settings, told: int | None, found: _Outlook, now: datetime
+) -> None:
+    """Say once for each threshold how long the money lasts."""
+    if found.hours is None or not found.running or (told is not None and told <= found.hours):
+        return
+    for instance_id in found.running:
+        instance = instances.get(connection, instance_id)
+        if instance is not None:
+            hours = "an hour" if found.hours == 1 else f"{found.hours} hours"
+            words = f"At the present rate the money lasts for less than {hours}; then it is stopped"
+            instances.tell(connection, instance, now, "moneyLow", words)
+
+
+def _refill(connection: Connection, settings: Settings, user_id: str, amount: int, now: datetime) -> None:
+    """This month's credit, once; it is good until the month ends."""
+    month = now.astimezone(ZoneInfo(settings.timezone))
+    account = Account(
+        f"{user_id}/credit/{month:%Y-%m}",
+        user_id,
+        AccountKind.CREDIT,
+        0,
+        _next_month(settings, now),
+        f"credit for {month:%Y-%m}",
+    )
+    ledger.open_account(connection, account, now)
+    ledger.post(connection, [gift(account, Cause.CREDIT, amount, now)])
+
+
+def _next_month(settings: Settings, now: datetime) -> datetime:
+    month = now.astimezone(ZoneInfo(settings.timezone))
+    year, number = (month.year + 1, 1) if month.month == 12 else (month.year, month.month + 1)
+    return month.replace(
+        year=year, month=number, day=1, hour=0, minute=0, second=0, microsecond=0, fold=0
+    ).astimezone(UTC)
+
+
+def _expire(connection: Connection, user_id: str, now: datetime) -> bool:
+    """Take back what expired, once all the time before was posted; True when that has to be waited for."""
+    waits = False
+    for account in ledger.expired(connection, user_id, now):
+        if account.expires_at is not None and metering.hurry(connection, user_id, account.expires_at, now):
+            waits = True
+            continue
+        ledger.post(connection, [expiry(account, now)])
+    return waits
+
+
+def _next_change(
+    settings: Settings, accounts: Sequence[Account], monthly_credit: int, now: datetime
+) -> datetime | None:
+    """When something expires or is refilled next."""
+    instants = [each.expires_at for each in accounts if each.expires_at is not None and each.expires_at > now]
+    if monthly_credit:
+        instants.append(_next_month(settings, now))
+    return min(instants, default=None)

@@ -1,0 +1,124 @@
+"""Holds: money set aside in the transaction that asks for a start, and settled once.
+
+An open hold belongs to one instance. Who leaves the states in which an instance is to run asks for it to
+be settled (``ask_to_settle``), in that transaction; it ends when all that the instance cost was posted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, true, update
+
+from tidemill.model.charging import Hold
+from tidemill.store.prepared import Prepared
+from tidemill.store.schema import Instant, holds, instances, meters
+
+RELEASED, CAPTURED = "released", "captured"
+
+_HOLD = (holds.c.id, holds.c.instance_id, holds.c.user_id, holds.c.parts)
+_SETTLE = Prepared(
+    update(holds)
+    .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None), ~holds.c.capture)
+    .values(settle_at=bindparam("when", type_=Instant))
+)
+_CAPTURE = Prepared(
+    update(holds)
+    .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None))
+    .values(settle_at=bindparam("when", type_=Instant), capture=true())
+)
+
+
+def _hold(row: Sequence[Any]) -> Hold:
+    return Hold(row[0], row[1], row[2], tuple((account, amount) for account, amount in row[3]))
+
+
+def write(connection: Connection, hold: Hold, now: datetime) -> None:
+    """Write a new hold; its posting is the caller's. Raises IntegrityError when the instance has one."""
+    connection.execute(
+        insert(holds),
+        {
+            "id": hold.id,
+            "instance_id": hold.instance_id,
+            "user_id": hold.user_id,
+            "amount_micro": hold.amount,
+            "parts": [list(part) for part in hold.parts],
+            "held_at": now,
+        },
+    )
+
+
+def keep(connection: Connection, instance_id: str) -> bool:
+    """Use the hold of an instance again that was to be settled; False when it has none."""
+    return _SETTLE.run(connection, {"of_instance": instance_id, "when": None}) == 1
+
+
+def ask_to_settle(connection: Connection, instance_id: str, at: datetime) -> None:
+    """Have the instance's hold released once everything was posted."""
+    _SETTLE.run(connection, {"of_instance": instance_id, "when": at})
+
+
+def ask_to_capture(connection: Connection, instance_id: str, at: datetime) -> None:
+    """Have the instance's hold spent on the term that began."""
+    _CAPTURE.run(connection, {"of_instance": instance_id, "when": at})
+
+
+def of_instances(connection: Connection, instance_ids: Collection[str]) -> dict[str, Hold]:
+    """Open holds, by instance."""
+    rows = connection.execute(
+        select(*_HOLD).where(
+            holds.c.instance_id.in_(sorted(instance_ids)), holds.c.ended_at.is_(None), ~holds.c.capture
+        )
+    )
+    return {row[1]: _hold(row) for row in rows}
+
+
+def due(connection: Connection, now: datetime, limit: int) -> list[tuple[Hold, bool]]:
+    """Holds to settle, with whether they are to be captured; not while a closed meter has more to post."""
+    unposted = exists().where(
+        meters.c.instance_id == holds.c.instance_id,
+        meters.c.closed_at.is_not(None),
+        meters.c.post_at.is_not(None),
+    )
+    rows = connection.execute(
+        select(*_HOLD, holds.c.capture)
+        .where(holds.c.ended_at.is_(None), holds.c.settle_at <= now, ~unposted)
+        .order_by(holds.c.settle_at, holds.c.id)
+        .limit(limit)
+    )
+    return [(_hold(row), bool(row[4])) for row in rows]
+
+
+def end(connection: Connection, hold_id: str, now: datetime, outcome: str) -> bool:
+    """End an open hold; False when somebody did already."""
+    ended = connection.execute(
+        update(holds)
+        .where(holds.c.id == hold_id, holds.c.ended_at.is_(None))
+        .values(ended_at=now, outcome=outcome)
+    )
+    return ended.rowcount == 1
+
+
+def held_for_hours(connection: Connection, user_id: str) -> int:
+    """What a user has set aside for instances that are paid by the hour."""
+    return int(
+        connection.execute(
+            select(func.coalesce(func.sum(holds.c.amount_micro), 0))
+            .join(instances, instances.c.id == holds.c.instance_id)
+            .where(
+                holds.c.user_id == user_id,
+                holds.c.ended_at.is_(None),
+                instances.c.charge_mode.in_(["perHour", "tidePerHour"]),
+            )
+        ).scalar_one()
+    )
+
+
+def parts_of(connection: Connection, user_id: str) -> list[tuple[str, int]]:
+    """From which accounts everything came that a user has set aside."""
+    rows = connection.execute(
+        select(holds.c.parts).where(holds.c.user_id == user_id, holds.c.ended_at.is_(None))
+    ).scalars()
+    return [(account, amount) for parts in rows for account, amount in parts]

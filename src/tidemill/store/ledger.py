@@ -1,0 +1,311 @@
+"""The ledger: accounts, and postings that are only ever added.
+
+``post`` is the only writer of entries and of what accounts hold. Whoever reads a user's accounts to spend
+from them locks them first (``purse``), so that the same money is not spent twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql import ColumnElement
+
+from tidemill.model.ledger import (
+    OWN,
+    REVENUE,
+    Account,
+    AccountKind,
+    Cause,
+    Line,
+    Posting,
+    balance_of,
+    held_of,
+)
+from tidemill.store.schema import entries, ledger_accounts, users, wallets
+
+IDS_MOST = 500
+
+_ACCOUNT = (
+    ledger_accounts.c.id,
+    ledger_accounts.c.user_id,
+    ledger_accounts.c.kind,
+    ledger_accounts.c.amount_micro,
+    ledger_accounts.c.expires_at,
+    ledger_accounts.c.name,
+)
+_MOVE = (
+    update(ledger_accounts)
+    .where(ledger_accounts.c.id == bindparam("account_id"), ledger_accounts.c.amount_micro.is_not(None))
+    .values(amount_micro=ledger_accounts.c.amount_micro + bindparam("change"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger, as it was written."""
+
+    seq: int
+    posting_id: str
+    line: int
+    at: datetime
+    cause: Cause
+    user_id: str
+    debit: str
+    credit: str
+    amount: int
+    instance_id: str | None
+    meter_id: int | None
+    since: datetime | None
+    until: datetime | None
+    corrects: str | None
+    memo: str
+
+
+def open_wallet(connection: Connection, user_id: str, now: datetime) -> None:
+    """Have the user's balance, what is held of it, and our own accounts be there."""
+    _open(
+        connection,
+        [
+            {"id": own, "user_id": None, "kind": kind.value, "amount_micro": None, "opened_at": now}
+            for own, kind in OWN.items()
+        ]
+        + [
+            {"id": id, "user_id": user_id, "kind": kind.value, "amount_micro": 0, "opened_at": now}
+            for id, kind in (
+                (balance_of(user_id), AccountKind.BALANCE),
+                (held_of(user_id), AccountKind.HELD),
+            )
+        ],
+    )
+    statement = _dialect(connection).insert(wallets).values(user_id=user_id, look_at=now)
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def open_account(connection: Connection, account: Account, now: datetime) -> None:
+    """Have an account of a user be there: a voucher, or a month's credit. It begins with nothing."""
+    _open(
+        connection,
+        [
+            {
+                "id": account.id,
+                "user_id": account.user_id,
+                "kind": account.kind.value,
+                "amount_micro": 0,
+                "opened_at": now,
+                "expires_at": account.expires_at,
+                "name": account.name,
+            }
+        ],
+    )
+
+
+def _open(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    for row in rows:
+        statement = _dialect(connection).insert(ledger_accounts).values(row)
+        connection.execute(statement.on_conflict_do_nothing())
+
+
+def _dialect(connection: Connection) -> Any:
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
+
+
+def take_turns(connection: Connection, user_ids: Iterable[str]) -> None:
+    """Until the transaction ends nobody else spends what these users have."""
+    if connection.dialect.name == "sqlite":
+        return  # who writes is alone
+    for ids in _batches(sorted(set(user_ids))):
+        connection.execute(
+            select(users.c.id).where(users.c.id.in_(ids)).order_by(users.c.id).with_for_update(key_share=True)
+        )
+
+
+def accounts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[Account]]:
+    """The accounts of users that have something in them, and always the balance; by user."""
+    found: dict[str, list[Account]] = {user_id: [] for user_id in user_ids}
+    worth = (ledger_accounts.c.amount_micro > 0) | (ledger_accounts.c.kind == AccountKind.BALANCE.value)
+    for ids in _batches(sorted(found)):
+        rows = connection.execute(select(*_ACCOUNT).where(ledger_accounts.c.user_id.in_(ids), worth))
+        for row in rows:
+            account = _account(row)
+            found[account.user_id].append(account)
+    return found
+
+
+def expired(connection: Connection, user_id: str, now: datetime) -> list[Account]:
+    """Accounts of a user with something in them that can be spent no longer."""
+    rows = connection.execute(
+        select(*_ACCOUNT)
+        .where(
+            ledger_accounts.c.user_id == user_id,
+            ledger_accounts.c.amount_micro > 0,
+            ledger_accounts.c.expires_at <= now,
+        )
+        .order_by(ledger_accounts.c.id)
+    )
+    return [_account(row) for row in rows]
+
+
+def _account(row: Sequence[Any]) -> Account:
+    id, user_id, kind, amount, expires_at, name = row
+    return Account(id, user_id, AccountKind(kind), amount, expires_at, name)
+
+
+def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
+    """Write postings down and move what they move; returns those that were not there already.
+
+    The caller has the turn of every user in them. Raises IntegrityError when an account would go below
+    zero: then nothing of the transaction stands.
+    """
+    known = _known(connection, [posting.id for posting in postings])
+    new = list({posting.id: posting for posting in postings if posting.id not in known}.values())
+    rows = [
+        {
+            "posting_id": posting.id,
+            "line": number,
+            "at": posting.at,
+            "kind": posting.cause.value,
+            "user_id": posting.user_id,
+            "debit_account": line.debit,
+            "credit_account": line.credit,
+            "amount_micro": line.amount,
+            "instance_id": posting.instance_id,
+            "meter_id": posting.meter_id,
+            "since": posting.since,
+            "until": posting.until,
+            "corrects": posting.corrects,
+            "memo": posting.memo,
+        }
+        for posting in new
+        for number, line in enumerate(posting.lines)
+    ]
+    if rows:
+        connection.execute(insert(entries).inline(), rows)
+        _move(connection, (line for posting in new for line in posting.lines))
+    return new
+
+
+def cost_of(connection: Connection, instance_id: str) -> int:
+    """What an instance has cost so far, as posted, in micro-units."""
+    return int(
+        connection.execute(
+            select(func.coalesce(func.sum(entries.c.amount_micro), 0)).where(
+                entries.c.instance_id == instance_id, entries.c.credit_account == REVENUE
+            )
+        ).scalar_one()
+    )
+
+
+def _move(connection: Connection, lines: Iterable[Line]) -> None:
+    changes: dict[str, int] = defaultdict(int)
+    for line in lines:
+        changes[line.debit] -= line.amount
+        changes[line.credit] += line.amount
+    moved = [
+        {"account_id": account_id, "change": change}
+        for account_id, change in sorted(changes.items())
+        if change and account_id not in OWN
+    ]
+    if moved:
+        connection.execute(_MOVE, moved)
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for some in _batches(ids):
+        found |= set(
+            connection.execute(select(entries.c.posting_id).where(entries.c.posting_id.in_(some))).scalars()
+        )
+    return found
+
+
+def entries_of(
+    connection: Connection,
+    user_id: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    instance_id: str | None = None,
+    causes: Collection[Cause] = (),
+    after: int = 0,
+    newest_first: bool = False,
+    offset: int = 0,
+    limit: int,
+) -> list[Entry]:
+    """Lines of a user's ledger between two instants, in the order they were written."""
+    order = entries.c.seq.desc() if newest_first else entries.c.seq
+    statement = select(*_ENTRY).where(*_chosen(user_id, since, until, instance_id, causes))
+    if after:
+        statement = statement.where(entries.c.seq > after)
+    rows = connection.execute(statement.order_by(order).offset(offset).limit(limit))
+    return [_entry(row) for row in rows]
+
+
+def count_entries(
+    connection: Connection,
+    user_id: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    instance_id: str | None = None,
+    causes: Collection[Cause] = (),
+) -> int:
+    return connection.execute(
+        select(func.count()).select_from(entries).where(*_chosen(user_id, since, until, instance_id, causes))
+    ).scalar_one()
+
+
+def _chosen(
+    user_id: str,
+    since: datetime | None,
+    until: datetime | None,
+    instance_id: str | None,
+    causes: Collection[Cause],
+) -> list[ColumnElement[bool]]:
+    conditions = [entries.c.user_id == user_id]
+    if since is not None:
+        conditions.append(entries.c.at >= since)
+    if until is not None:
+        conditions.append(entries.c.at < until)
+    if instance_id is not None:
+        conditions.append(entries.c.instance_id == instance_id)
+    if causes:
+        conditions.append(entries.c.kind.in_([cause.value for cause in causes]))
+    return conditions
+
+
+_ENTRY = tuple(
+    entries.c[name]
+    for name in (
+        "seq",
+        "posting_id",
+        "line",
+        "at",
+        "kind",
+        "user_id",
+        "debit_account",
+        "credit_account",
+        "amount_micro",
+        "instance_id",
+        "meter_id",
+        "since",
+        "until",
+        "corrects",
+        "memo",
+    )
+)
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    values = list(row)
+    values[4] = Cause(values[4])
+    return Entry(*values)
+
+
+def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + IDS_MOST] for start in range(0, len(ids), IDS_MOST)]

@@ -1,0 +1,228 @@
+"""From meters to the ledger: which meters are due, and one batch of charges as one transaction.
+
+The number of statements of a batch does not depend on how many meters are in it. What was charged is on
+the meter in the same transaction as its postings; several servers take different meters.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, case, func, select, update
+
+from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, owed, release, term
+from tidemill.model.ledger import Posting, Purse
+from tidemill.model.offer import ChargeMode
+from tidemill.model.tariff import POSTED_EVERY, Tariff
+from tidemill.store import holds, ledger, tariffs
+from tidemill.store.instances import get
+from tidemill.store.schema import Instant, instances, meters, regions
+
+_DUE = (
+    select(
+        meters.c.id,
+        meters.c.kind,
+        meters.c.user_id,
+        meters.c.instance_id,
+        meters.c.opened_at,
+        meters.c.posted_until,
+        meters.c.posted_micro,
+        meters.c.posted_rest,
+        meters.c.closed_at,
+        # The disk is there while its engine answers; the instance while it is seen running.
+        case((meters.c.kind == MeterKind.DISK.value, None), else_=meters.c.seen_until).label("seen_until"),
+        regions.c.seen_at,
+        instances.c.charge_mode,
+        instances.c.price_micro,
+        instances.c.tariff_id,
+        instances.c.disk_price_micro,
+        instances.c.data_disk_gb,
+    )
+    .join(instances, instances.c.id == meters.c.instance_id)
+    .outerjoin(regions, regions.c.id == instances.c.region_id)
+)
+_COSTS = (meters.c.closed_at.is_(None), meters.c.rate_most > 0)
+_WRITE = (
+    update(meters)
+    .where(meters.c.id == bindparam("meter_id"))
+    .values(
+        posted_until=bindparam("until", type_=Instant),
+        posted_micro=bindparam("posted"),
+        posted_rest=bindparam("rest"),
+        post_at=bindparam("next", type_=Instant),
+    )
+)
+
+
+class Batch(NamedTuple):
+    """What one batch did: how many meters and holds it saw, and whose money moved."""
+
+    seen: int
+    postings: int
+    users: frozenset[str]
+
+
+def run_batch(connection: Connection, now: datetime, limit: int) -> Batch:
+    """Charge up to ``limit`` meters that are due, then settle up to as many holds."""
+    rows = _due_rows(connection, now, limit)
+    found = _metered(connection, rows, now)
+    settled = holds.due(connection, now, limit) if len(rows) < limit else []
+    users = {meter.user_id for meter in found} | {hold.user_id for hold, _ in settled}
+    ledger.take_turns(connection, users)
+    purses = {id: Purse(accounts) for id, accounts in ledger.accounts_of(connection, users).items()}
+    postings, used = _charge(connection, found, purses, now)
+    if len(rows) < limit:
+        postings += _settle(connection, purses, now, limit, used)
+    ledger.post(connection, postings)
+    return Batch(len(rows) + len(settled), len(postings), frozenset(users))
+
+
+def _due_rows(connection: Connection, now: datetime, limit: int) -> Sequence[Any]:
+    return connection.execute(
+        _DUE.where(meters.c.post_at <= now)
+        .order_by(meters.c.post_at, meters.c.id)
+        .limit(limit)
+        .with_for_update(of=meters, skip_locked=True)
+    ).all()
+
+
+def open_of_user(connection: Connection, user_id: str, now: datetime) -> list[Metered]:
+    """The user's meters that run, up to ``now`` or when their instance was last seen."""
+    rows = connection.execute(_DUE.where(meters.c.user_id == user_id, *_COSTS)).all()
+    return _metered(connection, rows, now)
+
+
+def of_instance(connection: Connection, instance_id: str, now: datetime) -> list[Metered]:
+    """All meters of an instance, oldest first."""
+    rows = connection.execute(_DUE.where(meters.c.instance_id == instance_id).order_by(meters.c.id)).all()
+    return _metered(connection, rows, now)
+
+
+def _metered(connection: Connection, rows: Sequence[Any], now: datetime) -> list[Metered]:
+    prices = tariffs.by_ids(connection, {row.tariff_id for row in rows if row.tariff_id is not None})
+    found: list[Metered] = []
+    for row in rows:
+        since = row.posted_until or row.opened_at
+        if row.closed_at is not None:
+            until = row.closed_at
+        else:
+            until = min(now, row.seen_until or row.seen_at or since)
+        found.append(
+            Metered(
+                id=row.id,
+                kind=MeterKind(row.kind),
+                user_id=row.user_id,
+                instance_id=row.instance_id,
+                tariff=_tariff(row, prices),
+                opened_at=row.opened_at,
+                posted_until=row.posted_until,
+                posted=row.posted_micro,
+                rest=row.posted_rest,
+                until=max(since, until),
+                closed=row.closed_at is not None,
+            )
+        )
+    return found
+
+
+def _tariff(row: Any, prices: dict[int, tariffs.Price]) -> Tariff:
+    if row.kind == MeterKind.DISK.value:
+        return Tariff(row.disk_price_micro * row.data_disk_gb)
+    if row.tariff_id is None or not ChargeMode(row.charge_mode).hourly:
+        return Tariff(0)
+    return prices[row.tariff_id].tariff
+
+
+def _charge(
+    connection: Connection, found: Sequence[Metered], purses: dict[str, Purse], now: datetime
+) -> tuple[list[Posting], set[str]]:
+    spares = _spare_holds(connection, found, purses, now)
+    postings: list[Posting] = []
+    written: list[dict[str, Any]] = []
+    used: set[str] = set()
+    for meter in found:
+        hold = spares.get(meter.instance_id)
+        paid = charge(meter, purses[meter.user_id], now, hold)
+        if hold is not None and paid.hold_used:
+            holds.end(connection, hold.id, now, holds.CAPTURED)
+            used.add(spares.pop(meter.instance_id).id)
+        postings += paid.postings
+        written.append(_row(meter, paid, now))
+    if written:
+        connection.execute(_WRITE, written)
+    return postings, used
+
+
+def _row(meter: Metered, paid: Paid, now: datetime) -> dict[str, Any]:
+    return {
+        "meter_id": meter.id,
+        "until": paid.posted_until,
+        "posted": paid.spent,
+        "rest": paid.rest,
+        "next": None if meter.closed else now + POSTED_EVERY,
+    }
+
+
+def _spare_holds(
+    connection: Connection, found: Sequence[Metered], purses: dict[str, Purse], now: datetime
+) -> dict[str, Hold]:
+    """Holds of those whose users have not enough beside them; few, as a rule none."""
+    due: dict[str, int] = defaultdict(int)
+    for meter in found:
+        due[meter.user_id] += owed(meter)
+    short = {id for id, amount in due.items() if amount > purses[id].available(now)}
+    ids = {meter.instance_id for meter in found if meter.user_id in short}
+    return holds.of_instances(connection, ids) if ids else {}
+
+
+def _settle(
+    connection: Connection, purses: dict[str, Purse], now: datetime, limit: int, used: set[str]
+) -> list[Posting]:
+    """End the holds that nothing more will be charged for; those of subscriptions pay for the term."""
+    postings: list[Posting] = []
+    for hold, captures in holds.due(connection, now, limit):
+        purse = purses.get(hold.user_id)
+        if purse is None or hold.id in used:  # became due meanwhile; the next batch has it
+            continue
+        if not holds.end(connection, hold.id, now, holds.CAPTURED if captures else holds.RELEASED):
+            continue
+        postings.append(release(hold, now, purse))
+        if captures:
+            instance = get(connection, hold.instance_id)
+            if instance is not None and instance.term_began_at and instance.term_ends_at:
+                bought = term(
+                    instance, hold.amount, instance.term_began_at, instance.term_ends_at, purse, now
+                )
+                postings += [] if bought is None else [bought]
+    return postings
+
+
+def accruing(connection: Connection, user_id: str, now: datetime) -> tuple[int, float]:
+    """The most that a user's open meters cost per hour together, and the most they owe unposted.
+
+    Both in micro-units, the second a float: bounds, for telling that there is plenty.
+    """
+    at = func.coalesce(meters.c.posted_until, meters.c.opened_at)
+    rate, weighted = connection.execute(
+        select(
+            func.coalesce(func.sum(meters.c.rate_most), 0),
+            func.coalesce(func.sum(meters.c.rate_most * 1.0 * (bindparam("now", now, Instant) - at)), 0.0),
+        ).where(meters.c.user_id == user_id, *_COSTS)
+    ).one()
+    return int(rate), float(weighted) / 3.6e9
+
+
+def hurry(connection: Connection, user_id: str, instant: datetime, now: datetime) -> bool:
+    """Have what a user's meters owe for the time before ``instant`` posted soon; False when it was."""
+    late = (
+        meters.c.user_id == user_id,
+        meters.c.post_at.is_not(None),
+        func.coalesce(meters.c.posted_until, meters.c.opened_at) < instant,
+    )
+    if connection.execute(select(meters.c.id).where(*late).limit(1)).first() is None:
+        return False
+    connection.execute(update(meters).where(*late, meters.c.post_at > now).values(post_at=now))
+    return True

@@ -1,0 +1,75 @@
+"""When somebody's money is to be looked at, and what they were told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, or_, select, update
+
+from tidemill.store.prepared import Prepared
+from tidemill.store.schema import Instant, wallets
+
+_LOOK = Prepared(
+    update(wallets)
+    .where(
+        wallets.c.user_id == bindparam("of_user"),
+        or_(wallets.c.look_at.is_(None), wallets.c.look_at > bindparam("when", type_=Instant)),
+    )
+    .values(look_at=bindparam("when", type_=Instant))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wallet:
+    """What somebody was told of their money.
+
+    ``told_hours`` is the last notice, in hours left; ``dry_since`` is when there was nothing left.
+    ``monthly_credit`` in micro-units.
+    """
+
+    user_id: str
+    told_hours: int | None
+    dry_since: datetime | None
+    monthly_credit: int
+
+
+def look_at(connection: Connection, user_id: str, when: datetime) -> None:
+    """Have the user's money looked at by ``when``."""
+    _LOOK.run(connection, {"of_user": user_id, "when": when})
+
+
+def due(connection: Connection, now: datetime, limit: int) -> list[Wallet]:
+    """Wallets to look at now."""
+    rows = connection.execute(
+        select(wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro)
+        .where(wallets.c.look_at <= now)
+        .order_by(wallets.c.look_at, wallets.c.user_id)
+        .limit(limit)
+    )
+    return [Wallet(*row) for row in rows]
+
+
+def of(connection: Connection, user_id: str) -> Wallet | None:
+    row = connection.execute(
+        select(
+            wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro
+        ).where(wallets.c.user_id == user_id)
+    ).first()
+    return None if row is None else Wallet(*row)
+
+
+def looked(
+    connection: Connection,
+    user_id: str,
+    *,
+    next_look: datetime | None,
+    told_hours: int | None,
+    dry_since: datetime | None,
+) -> None:
+    """Write down what was found, and when to look again; None for when something changes."""
+    connection.execute(
+        update(wallets)
+        .where(wallets.c.user_id == user_id)
+        .values(look_at=next_look, told_hours=told_hours, dry_since=dry_since)
+    )

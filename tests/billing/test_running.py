@@ -1,0 +1,229 @@
+"""Money follows what runs: held, charged to the second, settled once, and stopped before it is a debt."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from tests.billing.town import NIGHT, Town
+from tidemill.model.errors import Conflict, NotEnoughMoney
+from tidemill.model.ledger import Cause
+from tidemill.model.lifecycle import Event, State
+from tidemill.model.offer import ChargeMode
+from tidemill.store import ledger
+
+HOUR = 3_600_000_000  # micro-units: a price that is a thousandth of a unit for each second
+H, M, S = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+
+
+async def test_an_hour_costs_its_price_to_the_second(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(10 * HOUR)
+    id = town.launch()
+    assert town.amounts() == {"balance": 9 * HOUR, "held": HOUR}
+    town.clock.pass_by(100)
+    town.do(id, Event.REACHABLE)
+    await town.pass_by(61 * M)
+    town.clock.pass_by(1)
+    town.stop(id)
+    await town.settle()
+    assert town.spent(id) == HOUR + 61 * HOUR // 3600
+    assert town.amounts() == {"balance": 9 * HOUR - 61 * HOUR // 3600, "held": 0}
+
+
+async def test_a_launch_that_failed_costs_nothing(town: Town) -> None:
+    town.price(HOUR, disk=1_000_000)
+    town.funds(2 * HOUR)
+    id = town.launch(data_disk_gb=10)
+    town.clock.pass_by(500)
+    town.do(id, Event.REFUSED, Event.ABSENT, reason="Refused")
+    await town.settle()
+    assert town.amounts() == {"balance": 2 * HOUR, "held": 0}
+    assert town.entries(Cause.CHARGE) == []
+    assert [each.cause for each in town.entries(Cause.HOLD, Cause.RELEASE)] == [Cause.HOLD, Cause.RELEASE]
+
+
+async def test_who_has_not_enough_is_told_how_much_it_takes(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(HOUR - 1)
+    with pytest.raises(NotEnoughMoney, match=r"3600 EUR must be set aside .* 3599\.999999 EUR is available"):
+        town.launch()
+    assert town.everybody() == []
+    assert town.amounts() == {"balance": HOUR - 1, "held": 0}
+
+
+async def test_what_was_not_seen_running_is_not_charged(town: Town) -> None:
+    town.price(HOUR)
+    id = town.run()
+    await town.pass_by(10 * M)
+    town.clock.pass_by(3600)  # the engine is silent
+    await town.billing.run_pass()
+    assert town.spent(id) == HOUR // 6
+    town.do(id, Event.ABSENT)  # when it answers, it is gone
+    await town.billing.run_pass()
+    assert town.spent(id) == HOUR // 6
+
+
+async def test_often_or_once_is_the_same(town: Town) -> None:
+    """Odd prices, cut into odd parts: the parts add up to what the whole costs."""
+    town.price(1_234_567)
+    id = town.run()
+    for seconds in (1, 299.999_999, 300.000_001, 17, 3333.333_333, 0.000_001, 86_400):
+        town.clock.pass_by(seconds)
+        town.see()
+        for _ in range(2):
+            await town.billing.run_pass()
+    whole = sum((1, 299.999_999, 300.000_001, 17, 3333.333_333, 0.000_001, 86_400))
+    town.stop(id)
+    await town.settle()
+    assert town.spent(id) == round(whole * 1e6) * 1_234_567 // HOUR
+
+
+async def test_the_tide_changes_under_a_running_instance(town: Town) -> None:
+    """From 12:00 for a whole day: ten hours of the night at half the price."""
+    half = type(NIGHT)(NIGHT.name, NIGHT.weekdays, NIGHT.begins, NIGHT.ends, HOUR // 2)
+    town.price(HOUR, ChargeMode.TIDE_PER_HOUR, bands=[half])
+    town.funds(100 * HOUR)
+    id = town.run(charge_mode=ChargeMode.TIDE_PER_HOUR)
+    await town.pass_by(24 * H)
+    assert town.spent(id) == 14 * HOUR + 10 * HOUR // 2
+
+
+async def test_a_running_instance_keeps_its_terms(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(100 * HOUR)
+    first = town.run()
+    town.price(2 * HOUR)
+    second = town.run()
+    await town.pass_by(1 * H)
+    assert (town.spent(first), town.spent(second)) == (HOUR, 2 * HOUR)
+
+
+async def test_vouchers_first_and_what_expires_soonest_before(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(10 * HOUR)
+    town.voucher(HOUR, name="late")
+    town.voucher(HOUR // 2, town.clock.now() + 30 * H, name="soon")
+    id = town.run()
+    assert town.amounts()["balance"] == 9 * HOUR, "what is only held is what would be spent last"
+    await town.pass_by(45 * M)
+    assert town.amounts() | {"held": 0} == {
+        "balance": 9 * HOUR,
+        "held": 0,
+        "voucher/late": HOUR - HOUR // 4,
+        "voucher/soon": 0,
+    }
+    town.stop(id)
+    await town.settle()
+    assert town.amounts()["balance"] == 10 * HOUR
+
+
+async def test_a_voucher_that_expires_in_the_middle_of_an_hour(town: Town) -> None:
+    """It pays for the time before, also what is posted later; what is left of it goes back."""
+    town.price(HOUR)
+    town.funds(10 * HOUR)
+    town.voucher(HOUR, town.clock.now() + 20 * M + 1 * S)
+    id = town.run()
+    await town.pass_by(1 * H)
+    town.stop(id)
+    await town.settle()
+    used = 1201 * HOUR // 3600
+    assert town.amounts() == {"balance": 10 * HOUR - (HOUR - used), "held": 0, "voucher/gift": 0}
+    (gone,) = town.entries(Cause.EXPIRY)
+    assert gone.amount == HOUR - used
+
+
+async def test_at_zero_it_is_stopped_and_owes_nothing(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(5 * HOUR)
+    id = town.run()
+    await town.pass_by(5 * H + 10 * M, step=5 * S)
+    instance = town.get(id)
+    assert (instance.state, instance.reason) == (State.STOPPING, "OutOfMoney")
+    assert "moneyLow" in town.told(id)
+    town.do(id, Event.ABSENT)
+    await town.settle()
+    left = sum(town.amounts().values())
+    assert 0 <= left <= HOUR * 20 // 3600
+    assert town.spent(id) == 5 * HOUR - left
+    assert all(each.debit != "own/writeOffs" for each in town.entries())
+    with pytest.raises(NotEnoughMoney):
+        town.do(id, Event.START)
+    town.funds(5 * HOUR)
+    town.do(id, Event.START, Event.REACHABLE)
+    assert town.state(id) is State.RUNNING
+
+
+async def test_each_notice_is_given_once(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(6 * HOUR)
+    id = town.run()
+    await town.pass_by(5 * H + 30 * M, step=1 * M)
+    assert town.told(id).count("moneyLow") == 3  # less than a day at once, then 4 hours, then one
+    town.funds(100 * HOUR)
+    await town.pass_by(1 * M)
+    assert town.told(id).count("moneyLow") == 3
+    await town.pass_by(98 * H, step=10 * M)
+    assert town.told(id).count("moneyLow") == 5, "and again after it was paid in"
+
+
+async def test_data_is_kept_for_a_while_and_paid_for_until_then(town: Town) -> None:
+    town.price(0, disk=HOUR // 10)
+    town.funds(3 * HOUR)
+    id = town.run(data_disk_gb=10)
+    town.stop(id)
+    await town.pass_by(4 * H, step=10 * S)
+    assert town.state(id) is State.ARCHIVED
+    assert town.spent(id) == pytest.approx(3 * HOUR, abs=HOUR * 20 // 3600)
+    town.funds(50 * HOUR)
+    await town.settle()
+    assert town.state(id) is State.STOPPED
+    before = town.spent(id)
+    await town.pass_by(2 * H)
+    assert town.spent(id) - before == pytest.approx(2 * HOUR, abs=HOUR * 20 // 3600)
+    town.funds(0)
+    await town.pass_by(1 * M, step=5 * S)
+    assert town.state(id) is State.ARCHIVED
+    await town.pass_by(8 * 24 * H, step=1 * H)
+    assert town.state(id) is State.TERMINATING
+    assert town.told(id).count("retentionEnds") == 2
+
+
+async def test_a_limit_of_time_and_one_of_money(town: Town) -> None:
+    town.price(HOUR)
+    town.funds(100 * HOUR)
+    timed = town.run(stop_after_seconds=600)
+    capped = town.run(max_spend_micro=2 * HOUR)
+    await town.pass_by(9 * M, step=5 * S)
+    assert (town.state(timed), town.state(capped)) == (State.RUNNING, State.RUNNING)
+    await town.pass_by(2 * M, step=5 * S)
+    assert (town.state(timed), town.get(timed).reason) == (State.STOPPING, "StopAfter")
+    await town.pass_by(2 * H, step=5 * S)
+    assert (town.state(capped), town.get(capped).reason) == (State.STOPPING, "MaxSpend")
+    town.do(capped, Event.ABSENT)
+    await town.settle()
+    assert 2 * HOUR <= town.spent(capped) <= 2 * HOUR + HOUR * 10 // 3600
+    with pytest.raises(Conflict, match="maxSpend"):
+        town.do(capped, Event.START)
+
+
+async def test_nobody_changes_what_is_written(town: Town) -> None:
+    town.price(HOUR)
+    town.run()
+    for statement in ("UPDATE entries SET amount_micro = 1", "DELETE FROM entries"):
+        with pytest.raises(DBAPIError, match="only ever added"):
+            town.stocked.database.run(lambda c, sql=statement: c.execute(text(sql)))
+
+
+async def test_no_account_goes_below_zero(town: Town) -> None:
+    from tidemill.model.ledger import REVENUE, Line, Posting, balance_of
+
+    town.funds(5)
+    mine = balance_of(town.user.id)
+    posting = Posting("x", town.clock.now(), Cause.CHARGE, town.user.id, (Line(mine, REVENUE, 6),))
+    with pytest.raises(IntegrityError):
+        town.stocked.database.run(lambda c: ledger.post(c, [posting]))
+    assert town.amounts()["balance"] == 5

@@ -1,0 +1,120 @@
+"""Subscriptions: bought in advance, begun when reachable, kept through a stop, renewed or ended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.billing.town import Town
+from tests.stock import GPU_TYPE, START
+from tidemill.model.errors import NotEnoughMoney
+from tidemill.model.ledger import Cause
+from tidemill.model.lifecycle import Event, State
+from tidemill.model.offer import ChargeMode
+
+DAY, H = timedelta(days=1), timedelta(hours=1)
+WEEK = 100_000_000
+
+
+async def test_a_subscription_that_is_stopped_twice(town: Town) -> None:
+    """Three weeks, paid once; stops cost and give back nothing."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(10 * WEEK)
+    id = town.launch(charge_mode=ChargeMode.PER_WEEK, duration=3)
+    assert town.amounts() == {"balance": 7 * WEEK, "held": 3 * WEEK}
+    await town.pass_by(20 * timedelta(minutes=1))
+    town.do(id, Event.REACHABLE)
+    began = town.clock.now()
+    await town.settle()
+    assert town.amounts() == {"balance": 7 * WEEK, "held": 0}
+    for _ in range(2):
+        await town.pass_by(2 * DAY, step=H)
+        town.stop(id)
+        await town.pass_by(1 * DAY, step=H)
+        town.do(id, Event.START, Event.REACHABLE)
+    assert town.get(id).term_ends_at == began + 21 * DAY
+    await town.pass_by(15 * DAY, step=H)
+    assert (town.state(id), town.get(id).reason) == (State.STOPPING, "TermEnded")
+    assert town.told(id).count("termEnds") == 3
+    assert town.spent(id) == 3 * WEEK
+    (bought,) = town.entries(Cause.TERM)
+    assert (bought.since, bought.until) == (began, began + 21 * DAY)
+
+
+async def test_devices_are_kept_through_a_stop_within_the_term(town: Town) -> None:
+    town.price(WEEK, ChargeMode.PER_WEEK)
+
+    def stock() -> int:
+        from sqlalchemy import func, select
+
+        from tidemill.store.schema import devices
+
+        free = select(func.count()).select_from(devices).where(devices.c.instance_id.is_(None))
+        return town.stocked.database.run(lambda c: c.execute(free).scalar_one())
+
+    from tests.billing.town import tariffs
+    from tests.stock import REGION
+
+    town.stocked.database.run(
+        lambda c: tariffs.add(
+            c, tariffs.Price(0, GPU_TYPE.id, REGION.id, "perDay", False, 5, (), "UTC", START, "admin")
+        )
+    )
+    town.stocked.database.run(_offer_per_day)
+    id = town.run(type_id=GPU_TYPE.id, charge_mode=ChargeMode.PER_DAY)
+    free = stock()
+    town.stop(id)
+    assert stock() == free
+    await town.pass_by(1 * DAY + H, step=H)
+    assert (town.state(id), stock()) == (State.STOPPED, free + 1)
+
+
+def _offer_per_day(connection: object) -> None:
+    from dataclasses import replace
+
+    from tests.stock import CPU_TYPE, IMAGE, REGION
+    from tidemill.store import offers
+
+    both = [CPU_TYPE, replace(GPU_TYPE, prices={**GPU_TYPE.prices, ChargeMode.PER_DAY: 5})]
+    offers.publish(connection, new_regions=[REGION], new_images=[IMAGE], new_types=both)  # type: ignore[arg-type]
+
+
+async def test_a_subscription_that_never_ran_costs_nothing(town: Town) -> None:
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(3 * WEEK)
+    id = town.launch(charge_mode=ChargeMode.PER_WEEK, duration=3)
+    town.do(id, Event.REFUSED, Event.ABSENT, reason="Refused")
+    await town.settle()
+    assert town.amounts() == {"balance": 3 * WEEK, "held": 0}
+    with pytest.raises(NotEnoughMoney):
+        town.launch(charge_mode=ChargeMode.PER_WEEK, duration=4)
+
+
+async def test_renewed_at_the_price_of_the_day_or_ended(town: Town) -> None:
+    """Months from the 31st come back to it; the second month is dearer; the third cannot be paid."""
+    town.clock.pass_by((DAY * 30).total_seconds())  # 31 March 12:00
+    town.price(WEEK, ChargeMode.PER_MONTH)
+    town.funds(3 * WEEK + WEEK // 2)
+    id = town.run(charge_mode=ChargeMode.PER_MONTH, auto_renew=True)
+    await town.settle()
+    ends = town.get(id).term_ends_at
+    assert ends is not None
+    assert (ends.month, ends.day) == (4, 30)
+    town.price(2 * WEEK, ChargeMode.PER_MONTH)
+    await town.pass_by(31 * DAY, step=H)
+    ends = town.get(id).term_ends_at
+    assert ends is not None
+    assert (ends.month, ends.day) == (5, 31)
+    assert town.spent(id) == 3 * WEEK
+    assert "renewed" in town.told(id)
+    await town.pass_by(31 * DAY, step=H)
+    assert town.state(id) is State.STOPPING
+    assert town.spent(id) == 3 * WEEK
+    town.do(id, Event.ABSENT)
+    with pytest.raises(NotEnoughMoney):
+        town.do(id, Event.START)
+    town.funds(2 * WEEK)
+    town.do(id, Event.START, Event.REACHABLE)
+    await town.settle()
+    assert town.spent(id) == 5 * WEEK
