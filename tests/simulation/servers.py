@@ -39,6 +39,7 @@ RESTART_PAUSE = 1.0  # after a server ended because it could not begin
 PATIENCE = 30.0  # of a user
 LEAVE_SECONDS = 1.5
 HEARD = 0.9  # of the rings of another server
+Asking = tuple[Actor, EngineCall]  # which life of a server asks the engine for what
 
 
 class NoAnswer(Exception):
@@ -73,7 +74,7 @@ class ServersDriver(SimulatedDriver):
     servers that live are at the same instance. What it shows is kept too, which need not be true.
     """
 
-    def __init__(self, world: Around, dial: DialFor, actor: Actor, asking: dict[str, list[Actor]]) -> None:
+    def __init__(self, world: Around, dial: DialFor, actor: Actor, asking: dict[str, list[Asking]]) -> None:
         super().__init__(engine=world.engine, sleep=asyncio.sleep, dial=dial)
         self.under_way: dict[int, Delivery] = {}
         self._world = world
@@ -87,20 +88,25 @@ class ServersDriver(SimulatedDriver):
         return seen
 
     async def _ask(self, call: EngineCall, id: str, workload: Workload | None = None) -> Delivery:
-        others = self._asking.setdefault(id, [])
-        if self._world.is_an_instance(id) and any(map(self._is_in_my_way, others)):
-            names = " and ".join(other.name for other in [*others, self._actor])
+        others, mine = self._asking.setdefault(id, []), (self._actor, call)
+        in_my_way = [other for other in others if self._is_in_my_way(other[0])]
+        if in_my_way and self._world.is_an_instance(id) and not self._is_swept([*in_my_way, mine], id):
+            names = " and ".join(actor.name for actor, _ in [*others, mine])
             self._world.wrong(f"{names} are at {id} at once")
         if call == "ensure_absent" and not self._world.may_be_removed(id):
             self._world.wrong(f"{self._actor.name} removes {id}, which nobody has terminated")
-        others.append(self._actor)
+        others.append(mine)
         try:
             return await super()._ask(call, id, workload)
         finally:
-            others.remove(self._actor)
+            others.remove(mine)
 
     def _is_in_my_way(self, other: Actor) -> bool:
         return other is not self._actor and not other.dead and not other.has_stalled
+
+    def _is_swept(self, asking: list[Asking], id: str) -> bool:
+        """Whether all of them remove what is left of a Released instance: that takes no lease."""
+        return all(call == "ensure_absent" for _, call in asking) and self._world.shelf.is_released(id)
 
     async def _on_its_way(self, delivery: Delivery) -> None:
         self.under_way[id(delivery)] = delivery
@@ -155,7 +161,7 @@ class Around(Protocol):
     loop: VirtualLoop
     shelf: Shelf
     engine: Engine
-    asking: dict[str, list[Actor]]
+    asking: dict[str, list[Asking]]
 
     def dial_for(self, server: int) -> DialFor: ...
     def manner_for(self, server: int) -> Callable[[Call], Manner]: ...

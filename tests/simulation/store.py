@@ -93,6 +93,11 @@ class Shelf:
         """Every instance there ever was, the newest last."""
         return [row[0] for row in self._raw.execute("SELECT id FROM instances ORDER BY rowid")]
 
+    def is_released(self, instance_id: str) -> bool:
+        """Whether there is nothing of it any more, as far as the database knows."""
+        rows = self._raw.execute("SELECT state FROM instances WHERE id = ?", (instance_id,)).fetchall()
+        return rows == [("Released",)]
+
     def lose_power(self) -> None:
         """What was not made durable is gone."""
         if self._raw.in_transaction:

@@ -16,12 +16,12 @@ import structlog
 
 from tests.simulation.chance import drawn_from, stream
 from tests.simulation.checks import DECEPTIVE, Checks
-from tests.simulation.servers import NOBODY, Server, Tower
+from tests.simulation.servers import NOBODY, Asking, Server, Tower
 from tests.simulation.stage import nodes_of, prepared, settings_of
 from tests.simulation.store import Call, Manner, shelf
 from tests.simulation.story import Act, Story
 from tests.simulation.users import Users, Wish
-from tests.simulation.virtual import Actor, NeverEnds, VirtualLoop
+from tests.simulation.virtual import NeverEnds, VirtualLoop
 from tidemill.drivers.contract import Port, Workload
 from tidemill.drivers.simulated.dials import Call as EngineCall
 from tidemill.drivers.simulated.dials import DialFor, Dials
@@ -125,7 +125,7 @@ class World:
         self.settings = settings_of(setup)
         self.engine = Engine(nodes_of(setup), now=self.loop.time)
         self.driver = SimulatedDriver(engine=self.engine, sleep=asyncio.sleep)  # of nobody: plays the world
-        self.asking: dict[str, list[Actor]] = {}  # which lives of servers are at an instance
+        self.asking: dict[str, list[Asking]] = {}  # who is at an instance
         self.shown_up: dict[tuple[InstanceId, int], list[float]] = {}
         self.outcome = Outcome(story)
         self._tells = tells
