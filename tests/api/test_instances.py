@@ -94,7 +94,12 @@ async def test_the_seed_s_error_bodies(api: Served) -> None:
             400,
             'instance type "1x H100" does not offer the charge mode "perDay"; it offers: perHour',
         ),
-        ({"dryRun": True}, 400, 'field "dryRun" is not offered by this server yet'),
+        ({"waitForCapacity": True}, 400, 'field "waitForCapacity" is not offered by this server yet'),
+        (
+            {"autoRenew": True},
+            400,
+            'field "autoRenew" is for perDay, perWeek and perMonth; "perHour" has no term',
+        ),
         ({"remoteStorages": None}, 400, 'field "remoteStorages" is not set'),
     ],
 )

@@ -16,11 +16,14 @@ from tidemill.model.errors import Invalid
 from tidemill.model.instance import Happening, Instance, InstanceView, NodePort
 from tidemill.model.lifecycle import State, wire_status
 from tidemill.model.money import MOST, to_units
-from tidemill.model.offer import ChargeMode, Stock
+from tidemill.model.offer import ChargeMode
+from tidemill.model.stock import Stock
+from tidemill.model.tariff import Band, Tariff
 from tidemill.wire.answers import units
 from tidemill.wire.body import parse
 from tidemill.wire.catalogue import StockAnswer
-from tidemill.wire.instances import EventsAnswer, InstanceListAnswer, InstanceListRequest, InstanceRow, Pager
+from tidemill.wire.instances import EventsAnswer, InstanceListAnswer, InstanceListRequest, InstanceRow
+from tidemill.wire.pages import Pager
 
 INSTANCE = Instance(
     id="notebook-1",
@@ -98,7 +101,15 @@ ROW = {
         "cpu": 4,
         "memoryGB": 16,
         "isSpotInstance": False,
-        "billing": {"chargeMode": "perHour", "duration": 1, "price": 1.5},
+        "billing": {
+            "chargeMode": "perHour",
+            "duration": 1,
+            "price": 1.5,
+            "currency": "EUR",
+            "termEndsAt": None,
+            "autoRenew": False,
+            "maxSpend": None,
+        },
         "regionInfo": {
             "regionId": REGION.id,
             "regionName": "local",
@@ -117,14 +128,14 @@ ROW = {
 
 
 def test_a_row() -> None:
-    text = InstanceRow.of(VIEW).model_dump_json()
+    text = InstanceRow.of(VIEW, "EUR").model_dump_json()
     assert json.loads(text) == ROW
     assert '"cpu":4,"memoryGB":16,' in text
     assert "secret" not in text.lower()
 
 
 def test_a_page() -> None:
-    answer = InstanceListAnswer.of([VIEW], 7, Pager(currentPage=2, pageSize=1))
+    answer = InstanceListAnswer.of([VIEW], 7, Pager(currentPage=2, pageSize=1), "EUR")
     assert json.loads(answer.model_dump_json()) == {
         "instances": [ROW],
         "pager": {"currentPage": 2, "pageSize": 1, "totalEntries": 7},
@@ -134,7 +145,7 @@ def test_a_page() -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_status_and_phase(state: State) -> None:
     view = replace(VIEW, instance=replace(INSTANCE, state=state, reason="BackOff", message="why", progress=3))
-    info = InstanceRow.of(view).instanceRuntimeInfo
+    info = InstanceRow.of(view, "EUR").instanceRuntimeInfo
     assert info.status == wire_status(state)
     assert info.phase == ("DownloadImage" if state is State.PULLING_IMAGE else info.status)
     assert (info.diagnosisReason, info.diagnosisMessage, info.progress) == ("BackOff", "why", 3)
@@ -160,13 +171,29 @@ def test_events() -> None:
 
 def test_the_catalogue() -> None:
     spot = replace(GPU_TYPE, spot=True)
-    tide = replace(
-        CPU_TYPE,
-        cpu_milli=500,
-        prices={ChargeMode.PER_HOUR: 12_000_000, ChargeMode.TIDE_PER_HOUR: 7_200_000},
+    tide = replace(CPU_TYPE, cpu_milli=500)
+    night = Band("night", frozenset({0, 6}), 22 * 60, 8 * 60 + 30, 3_600_000)
+    prices = {ChargeMode.PER_HOUR: Tariff(12_000_000), ChargeMode.TIDE_PER_HOUR: Tariff(7_200_000, (night,))}
+    answer = StockAnswer.of(
+        [
+            Stock(tide, REGION, 0, prices, {}, 250),
+            Stock(
+                spot,
+                REGION,
+                3,
+                {ChargeMode.PER_HOUR: Tariff(2_000_000)},
+                {ChargeMode.PER_HOUR: Tariff(500_000)},
+                250,
+            ),
+        ],
+        "EUR",
     )
-    answer = StockAnswer.of([Stock(tide, REGION, 0), Stock(spot, REGION, 3)])
-    region = {"regionId": REGION.id, "regionName": "local", "sshAddress": "gpu.example.org"}
+    region = {
+        "regionId": REGION.id,
+        "regionName": "local",
+        "sshAddress": "gpu.example.org",
+        "dataDiskPrice": 0.00025,
+    }
     gpu = {
         "instanceTypeId": GPU_TYPE.id,
         "instanceTypeName": "1x H100",
@@ -184,11 +211,19 @@ def test_the_catalogue() -> None:
         "memoryGB": 1,
         "stockStatus": "OutOfStock",
         "price": [
-            {"chargeMode": "tidePerHour", "price": 7.2, "bands": []},
+            {
+                "chargeMode": "tidePerHour",
+                "price": 7.2,
+                "bands": [
+                    {"name": "night", "days": ["mon", "sun"], "from": "22:00", "to": "08:30", "price": 3.6}
+                ],
+            },
             {"chargeMode": "perHour", "price": 12},
         ],
     }
-    assert json.loads(answer.model_dump_json()) == {
+    cheap = gpu | {"price": [{"chargeMode": "perHour", "price": 0.5}]}
+    assert json.loads(answer.model_dump_json(by_alias=True)) == {
+        "currency": "EUR",
         "instanceInfos": [
             {"gpuName": "", "isSpotInstance": False, "regionInfos": [region | {"instanceTypeInfos": [cpu]}]},
             {
@@ -199,9 +234,9 @@ def test_the_catalogue() -> None:
             {
                 "gpuName": "H100",
                 "isSpotInstance": True,
-                "regionInfos": [region | {"instanceTypeInfos": [gpu]}],
+                "regionInfos": [region | {"instanceTypeInfos": [cheap]}],
             },
-        ]
+        ],
     }
 
 

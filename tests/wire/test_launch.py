@@ -197,16 +197,53 @@ def test_options() -> None:
             10**400,
             "must be a whole number between 0 and 2147483647",
         ),
-        ("dryRun", True, "is not offered by this server yet"),
         ("waitForCapacity", True, "is not offered by this server yet"),
-        ("autoRenew", True, "is not offered by this server yet"),
-        ("maxSpend", 5, "is not offered by this server yet"),
-        ("stopAfterSeconds", 0, "is not offered by this server yet"),
+        ("maxSpend", 0, "may not be 0"),
+        ("maxSpend", -1, "may not be below 0"),
+        (
+            "maxSpend",
+            0.0000001,
+            "must be an amount of at most 1000000000 with at most six digits after the point",
+        ),
+        (
+            "maxSpend",
+            10**9 + 1,
+            "must be an amount of at most 1000000000 with at most six digits after the point",
+        ),
+        (
+            "maxSpend",
+            1e300,
+            "must be an amount of at most 1000000000 with at most six digits after the point",
+        ),
+        (
+            "maxSpend",
+            10**400,
+            "must be an amount of at most 1000000000 with at most six digits after the point",
+        ),
+        ("stopAfterSeconds", 0, "must be a whole number of at least 1"),
         ("idleStopSeconds", 60, "is not offered by this server yet"),
     ],
 )
 def test_rules(path: str, value: Any, rule: str) -> None:
     assert refusal(changed(path, value)) == f'field "{path}" {rule}'
+
+
+def test_a_term_has_an_end() -> None:
+    body = changed("billing", {"chargeMode": "perMonth", "duration": 1001})
+    assert refusal(body) == 'field "billing.duration" may be at most 1000'
+
+
+@pytest.mark.parametrize(
+    ("sent", "micro"), [("1", 10**6), ("0.000001", 1), ("1e2", 10**8), ("999999999.123457", 999999999123457)]
+)
+def test_what_a_launch_may_cost_is_exact(sent: str, micro: int) -> None:
+    body = json.dumps(GOOD | {"maxSpend": 0, "stopAfterSeconds": 60, "dryRun": True}).replace(
+        '"maxSpend": 0', f'"maxSpend": {sent}'
+    )
+    asked = parse(LaunchRequest, body.encode())
+    assert asked.dryRun
+    order = asked.to_order()
+    assert (order.max_spend_micro, order.stop_after_seconds, order.auto_renew) == (micro, 60, False)
 
 
 def test_names_at_the_bounds() -> None:

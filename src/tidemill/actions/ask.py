@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from tidemill.actions.context import Context
 from tidemill.actions.funds import hold_for_start
 from tidemill.actions.quota import check_quota
+from tidemill.actions.quoting import held_for, quote_of
 from tidemill.model.account import Caller
 from tidemill.model.errors import Conflict, NotFound
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted
 from tidemill.model.money import shown
+from tidemill.model.quote import Quote
 from tidemill.settings import Settings
 from tidemill.store import instances, ledger, tariffs
 from tidemill.store.instances import Stale
+from tidemill.store.undone import undone
+
+T = TypeVar("T")
 
 TRIES = 10
 
@@ -35,29 +42,56 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
     now = context.clock.now()
 
     def work(connection: Connection) -> tuple[Instance, Instance]:
-        instance = instances.get(connection, instance_id, user_id=caller.user.id)
-        if instance is None or instance.state is State.RELEASED:
-            raise not_found()
-        if event is Event.START and STATES[instance.state].keeps is Keeps.NO:
-            check_quota(
-                connection, context.settings, caller.user.id, new_instances=0, new_gpus=instance.gpu_num
-            )
-        changed = instances.record(connection, instance, event, now)
-        if event is Event.START and STATES[instance.state].wanted is not Wanted.RUNNING:
-            changed = _paid_for(connection, context.settings, changed, now)
-        return instance, changed
+        return _moved(connection, context.settings, caller, instance_id, event, now)
 
+    before, after = await _written(context, work)
+    if after is not before:
+        context.metrics.moves.add(after.region_id, event.value, after.state.value)
+    context.wake.set()
+
+
+async def quote_start(context: Context, caller: Caller, instance_id: str) -> Quote:
+    """What starting it would mean, by starting it and undoing that. Raises what ``ask`` raises."""
+    now = context.clock.now()
+
+    def work(connection: Connection) -> Quote:
+        with undone(connection):
+            held = held_for(connection, instance_id)
+            _, after = _moved(connection, context.settings, caller, instance_id, Event.START, now)
+            return quote_of(connection, after, held, now)
+
+    return await _written(context, work, durable=False)
+
+
+async def _written(context: Context, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+    """The same again when the loop wrote between our read and our write (PostgreSQL)."""
     for attempt in range(TRIES):
         try:
-            before, after = await context.database.write(work)
-        except Stale:  # the loop wrote between our read and our write (PostgreSQL): look again
+            return await context.database.write(work, durable=durable)
+        except Stale:
             if attempt == TRIES - 1:
                 raise
-            continue
-        if after is not before:
-            context.metrics.moves.add(after.region_id, event.value, after.state.value)
-        break
-    context.wake.set()
+    raise AssertionError("not reached")
+
+
+def _moved(
+    connection: Connection,
+    settings: Settings,
+    caller: Caller,
+    instance_id: str,
+    event: Event,
+    now: datetime,
+) -> tuple[Instance, Instance]:
+    """The caller's instance before and after ``event``."""
+    instance = instances.get(connection, instance_id, user_id=caller.user.id)
+    if instance is None or instance.state is State.RELEASED:
+        raise not_found()
+    if event is Event.START and STATES[instance.state].keeps is Keeps.NO:
+        check_quota(connection, settings, caller.user.id, new_instances=0, new_gpus=instance.gpu_num)
+    changed = instances.record(connection, instance, event, now)
+    if event is Event.START and STATES[instance.state].wanted is not Wanted.RUNNING:
+        changed = _paid_for(connection, settings, changed, now)
+    return instance, changed
 
 
 def _paid_for(connection: Connection, settings: Settings, instance: Instance, now: datetime) -> Instance:

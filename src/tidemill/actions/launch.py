@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Connection
@@ -16,16 +17,21 @@ from sqlalchemy import Connection
 from tidemill.actions.context import Context
 from tidemill.actions.funds import hold_for_start
 from tidemill.actions.quota import check_quota
+from tidemill.actions.quoting import quote_of
 from tidemill.model.account import Caller
 from tidemill.model.errors import Invalid, NotFound, OutOfStock, TidemillError, Unavailable
 from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
 from tidemill.model.lifecycle import State
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.model.placement import Need
+from tidemill.model.quote import Quote
 from tidemill.settings import Settings
 from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations, tariffs
 from tidemill.store.instances import Stale
 from tidemill.store.tariffs import Price
+from tidemill.store.undone import undone
+
+T = TypeVar("T")
 
 TRIES = 50  # each one lost is a machine that was filled by somebody else
 
@@ -60,11 +66,26 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
     return instance_id
 
 
-async def _placed(context: Context, work: Callable[[Connection], str]) -> str:
+async def quote(context: Context, caller: Caller, order: Order) -> Quote:
+    """What launching this would mean, by launching it and undoing that before anybody sees it.
+
+    Raises what ``launch`` raises.
+    """
+    now = context.clock.now()
+
+    def work(connection: Connection) -> Quote:
+        with undone(connection):
+            made = _accept(connection, context.settings, caller, order, now, _new_id())
+            return quote_of(connection, made, 0, now)
+
+    return await _placed(context, work, durable=False)
+
+
+async def _placed(context: Context, work: Callable[[Connection], T], *, durable: bool = True) -> T:
     """The same again when another server filled the machine between our look and our reach (PostgreSQL)."""
     for _ in range(TRIES):
         try:
-            return await context.database.write(work)
+            return await context.database.write(work, durable=durable)
         except Stale:
             continue
     raise Unavailable("Too many launches at the same moment; please try again", code="busy")

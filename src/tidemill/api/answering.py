@@ -26,6 +26,11 @@ def context_of(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
+def currency_of(request: Request) -> str:
+    """The ISO 4217 code of what everything is priced in."""
+    return str(context_of(request).settings.currency)
+
+
 def throttle_of(request: Request) -> Throttle:
     return cast(Throttle, request.app.state.throttle)
 

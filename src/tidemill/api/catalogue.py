@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tidemill.actions.catalogue import images, regions, stock
-from tidemill.api.answering import answer, body_of, context_of
+from tidemill.api.answering import answer, body_of, context_of, currency_of
 from tidemill.api.callers import signed_in
 from tidemill.api.describe import describe
 from tidemill.wire.accounts import EmptyRequest
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api/resource")
 async def post_stock(request: Request) -> Response:
     caller = await signed_in(request, changes=False)
     await body_of(request, EmptyRequest)
-    return answer(StockAnswer.of(await stock(context_of(request), caller)))
+    return answer(StockAnswer.of(await stock(context_of(request), caller), currency_of(request)))
 
 
 @router.post("/image/list", **describe("Images", takes=EmptyRequest, gives=ImageListAnswer))

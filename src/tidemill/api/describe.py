@@ -7,6 +7,7 @@ they take; :func:`describe` says it in one line, and :func:`document` puts the s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,14 +43,16 @@ def describe(
     summary: str,
     *,
     takes: type[Request] | None = None,
-    gives: type[Answer] | Mapping[str, Any],
+    gives: type[Answer] | UnionType | Mapping[str, Any],
+    also: Mapping[str, Any] | None = None,
     fails: tuple[int, ...] = (),
     public: bool = False,
     parameters: tuple[dict[str, Any], ...] = (),
 ) -> dict[str, Any]:
     """Keyword arguments for a route's decorator.
 
-    ``gives`` is a model, or the OpenAPI ``content`` of an answer that is not JSON. Unless
+    ``gives`` is a model, or the OpenAPI ``content`` of an answer that is not JSON, which ``also`` is
+    beside a model. Unless
     ``public``, a caller is needed and 401 and 403 are added; a body adds 400 and 413.
     """
     body = () if takes is None else (400, 413)
@@ -61,7 +64,7 @@ def describe(
     if isinstance(gives, Mapping):
         responses[200] = {"description": "done", "content": dict(gives)}
     else:
-        responses[200] = {"model": gives, "description": "done"}
+        responses[200] = {"model": gives, "description": "done"} | ({"content": dict(also)} if also else {})
     extra: dict[str, Any] = {"security": [] if public else [{name: []} for name in CALLER_SCHEMES]}
     if takes is not None:
         extra["requestBody"] = {

@@ -9,15 +9,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
 
-from tidemill.actions.ask import ask
+from tidemill.actions.ask import ask, quote_start
 from tidemill.actions.instances import get_instance, history, list_instances
-from tidemill.actions.launch import launch
+from tidemill.actions.launch import launch, quote
 from tidemill.actions.logs import open_logs
 from tidemill.api.answering import (
     IDEMPOTENCY_KEY_MOST,
     answer,
     body_of,
     context_of,
+    currency_of,
     idempotency_key,
     query_count,
     query_flag,
@@ -25,6 +26,7 @@ from tidemill.api.answering import (
 from tidemill.api.callers import signed_in
 from tidemill.api.describe import describe, in_header, in_path, in_query
 from tidemill.model.lifecycle import Event
+from tidemill.model.quote import Quote
 from tidemill.wire.fields import LARGEST
 from tidemill.wire.instances import (
     EventsAnswer,
@@ -33,8 +35,10 @@ from tidemill.wire.instances import (
     InstanceListRequest,
     InstanceRequest,
     InstanceRow,
+    StartRequest,
 )
 from tidemill.wire.launch import LaunchRequest
+from tidemill.wire.quote import QuoteAnswer
 
 EVENTS_MOST = 1000
 EVENTS_DEFAULT = 200
@@ -66,10 +70,10 @@ _PLAIN = "text/plain; charset=utf-8"
 @router.post(
     "/create",
     **describe(
-        "Launch an instance",
+        "Launch an instance, or with dryRun say what it would cost",
         takes=LaunchRequest,
-        gives=InstanceAnswer,
-        fails=(404, 409),
+        gives=InstanceAnswer | QuoteAnswer,
+        fails=(402, 404, 409),
         parameters=(
             in_header("Idempotency-Key", _KEY, "the same key and body never make a second instance"),
         ),
@@ -79,6 +83,8 @@ async def post_create(request: Request) -> Response:
     caller = await signed_in(request, changes=True)
     sent = await body_of(request, LaunchRequest)
     key = idempotency_key(request)
+    if sent.dryRun:
+        return _quoted(request, await quote(context_of(request), caller, sent.to_order()))
     instance_id = await launch(
         context_of(request), caller, sent.to_order(), key=key, body=await request.body()
     )
@@ -103,7 +109,7 @@ async def post_list(request: Request) -> Response:
         region=wanted.region,
         include_released=wanted.includeReleased,
     )
-    return answer(InstanceListAnswer.of(views, total, sent.pager))
+    return answer(InstanceListAnswer.of(views, total, sent.pager, currency_of(request)))
 
 
 async def _ask(request: Request, event: Event) -> Response:
@@ -113,13 +119,30 @@ async def _ask(request: Request, event: Event) -> Response:
     return answer(InstanceAnswer(instanceId=sent.instanceId))
 
 
+def _quoted(request: Request, found: Quote) -> Response:
+    return answer(QuoteAnswer.of(found, currency_of(request)))
+
+
 def _verb(summary: str) -> dict[str, Any]:
     return describe(summary, takes=InstanceRequest, gives=InstanceAnswer, fails=(404, 409))
 
 
-@router.post("/start", **_verb("Start a stopped instance"))
+@router.post(
+    "/start",
+    **describe(
+        "Start a stopped instance, or with dryRun say what it would cost",
+        takes=StartRequest,
+        gives=InstanceAnswer | QuoteAnswer,
+        fails=(402, 404, 409),
+    ),
+)
 async def post_start(request: Request) -> Response:
-    return await _ask(request, Event.START)
+    caller = await signed_in(request, changes=True)
+    sent = await body_of(request, StartRequest)
+    if sent.dryRun:
+        return _quoted(request, await quote_start(context_of(request), caller, sent.instanceId))
+    await ask(context_of(request), caller, sent.instanceId, Event.START)
+    return answer(InstanceAnswer(instanceId=sent.instanceId))
 
 
 @router.post("/stop", **_verb("Stop an instance; its disks are kept"))
@@ -143,7 +166,8 @@ async def post_terminate(request: Request) -> Response:
 )
 async def get_one(request: Request) -> Response:
     caller = await signed_in(request, changes=False)
-    return answer(InstanceRow.of(await get_instance(context_of(request), caller, _id(request))))
+    view = await get_instance(context_of(request), caller, _id(request))
+    return answer(InstanceRow.of(view, currency_of(request)))
 
 
 @router.get(

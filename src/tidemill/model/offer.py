@@ -82,16 +82,3 @@ class InstanceType:
     spot: bool = False
     spot_prices: Mapping[ChargeMode, int] = field(default_factory=dict[ChargeMode, int])
     regions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Stock:
-    """Whether a type has room in a region right now."""
-
-    type: InstanceType
-    region: Region
-    available: int
-
-    @property
-    def status(self) -> str:
-        return "InStock" if self.available > 0 else "OutOfStock"

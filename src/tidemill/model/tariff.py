@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from tidemill.model.offer import ChargeMode
 
+PERIODS_MOST = 1000  # days, weeks or months that can be bought at once
 POSTED_EVERY = timedelta(minutes=5)  # what a running instance cost goes into the ledger this often
 HELD_FOR = timedelta(hours=1)  # what this long will cost is set aside while an hourly instance runs
 

@@ -66,7 +66,8 @@ class Price:
         return Tariff(self.amount, self.bands, self.zone)
 
 
-Key = tuple[str, str, str, bool]
+Key = tuple[str, str, str, bool]  # type, region, mode, whether it is for spot
+Current = Mapping[Key, Price]
 
 
 def _price(row: Sequence[Any]) -> Price:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidemill.model.offer import ChargeMode, Image, InstanceType, Region, Stock
+from tidemill.model.offer import Image, Region
+from tidemill.model.stock import Stock
 from tidemill.wire.answers import Answer, cores, gigabytes, units
+from tidemill.wire.tide import PriceInfo, TidePriceInfo, price_infos
 
 
 class RegionInfo(Answer):
@@ -20,24 +22,9 @@ class RegionInfo(Answer):
         return cls(regionId=region.id, regionName=region.name, sshAddress=region.ssh_address)
 
 
-class PriceBand(Answer):
-    """One band of a tide price (none are offered yet)."""
-
-
-class PriceInfo(Answer):
-    """Currency units per hour, day, week or month, by charge mode."""
-
-    chargeMode: str
-    price: int | float
-
-
-class TidePriceInfo(PriceInfo):
-    """The price that follows the load of the day, with its bands."""
-
-    bands: list[PriceBand]
-
-
 class InstanceTypeInfo(Answer):
+    """A type as it is offered in one region, on demand or as spot."""
+
     instanceTypeId: str
     instanceTypeName: str
     gpuNum: int
@@ -47,7 +34,7 @@ class InstanceTypeInfo(Answer):
     price: list[TidePriceInfo | PriceInfo]
 
     @classmethod
-    def of(cls, stock: Stock) -> InstanceTypeInfo:
+    def of(cls, stock: Stock, *, spot: bool) -> InstanceTypeInfo:
         kind = stock.type
         return cls(
             instanceTypeId=kind.id,
@@ -56,23 +43,14 @@ class InstanceTypeInfo(Answer):
             cpu=cores(kind.cpu_milli),
             memoryGB=gigabytes(kind.memory_mb),
             stockStatus=stock.status,
-            price=_prices(kind),
+            price=price_infos(stock.spot_prices if spot else stock.prices),
         )
 
 
-def _prices(kind: InstanceType) -> list[TidePriceInfo | PriceInfo]:
-    offered = [(mode, units(kind.prices[mode])) for mode in ChargeMode if mode in kind.prices]
-    return [
-        TidePriceInfo(chargeMode=mode.value, price=price, bands=[])
-        if mode is ChargeMode.TIDE_PER_HOUR
-        else PriceInfo(chargeMode=mode.value, price=price)
-        for mode, price in offered
-    ]
-
-
 class RegionStock(RegionInfo):
-    """The types of one family in one region."""
+    """The types of one family in one region. ``dataDiskPrice`` is per GB and hour, also while stopped."""
 
+    dataDiskPrice: int | float
     instanceTypeInfos: list[InstanceTypeInfo]
 
 
@@ -85,12 +63,13 @@ class InstanceFamily(Answer):
 
 
 class StockAnswer(Answer):
-    """What can be rented, by family and region."""
+    """What can be rented, by family and region, priced in ``currency``."""
 
+    currency: str
     instanceInfos: list[InstanceFamily]
 
     @classmethod
-    def of(cls, stock: Sequence[Stock]) -> StockAnswer:
+    def of(cls, stock: Sequence[Stock], currency: str) -> StockAnswer:
         """Families and regions in the order they first come in; spot families after the others."""
         families: dict[tuple[str, bool], dict[str, list[Stock]]] = {}
         for spot in (False, True):
@@ -100,24 +79,26 @@ class StockAnswer(Answer):
                 regions = families.setdefault((each.type.gpu_name, spot), {})
                 regions.setdefault(each.region.id, []).append(each)
         return cls(
+            currency=currency,
             instanceInfos=[
                 InstanceFamily(
                     gpuName=gpu_name,
                     isSpotInstance=spot,
-                    regionInfos=[_region(found) for found in regions.values()],
+                    regionInfos=[_region(found, spot=spot) for found in regions.values()],
                 )
                 for (gpu_name, spot), regions in families.items()
-            ]
+            ],
         )
 
 
-def _region(found: Sequence[Stock]) -> RegionStock:
+def _region(found: Sequence[Stock], *, spot: bool) -> RegionStock:
     region = found[0].region
     return RegionStock(
         regionId=region.id,
         regionName=region.name,
         sshAddress=region.ssh_address,
-        instanceTypeInfos=[InstanceTypeInfo.of(each) for each in found],
+        dataDiskPrice=units(found[0].disk_price),
+        instanceTypeInfos=[InstanceTypeInfo.of(each, spot=spot) for each in found],
     )
 
 

@@ -11,11 +11,13 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+from tidemill.model.money import MICRO, MOST, to_micro
 from tidemill.wire.problem import BROKEN_RULE, NOT_IN_OPTIONS, NOT_OFFERED, TYPE_MISMATCH, refusal
 
 LARGEST = 2**31 - 1
@@ -75,6 +77,36 @@ class Whole(_Field):
 
     def schema(self) -> dict[str, Any]:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True, slots=True)
+class Money(_Field):
+    """A JSON number of currency units, exact to the micro-unit; gives micro-units.
+
+    With ``signed`` it may be below zero; 0 is refused where it is ``some``.
+    """
+
+    signed: bool = False
+    some: bool = False
+
+    def check(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise refusal(TYPE_MISMATCH)
+        written = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        try:
+            micro = to_micro(abs(written))
+        except ValueError:
+            rule = f"must be an amount of at most {MOST // MICRO} with at most six digits after the point"
+            raise refusal(BROKEN_RULE, rule=rule) from None
+        if written < 0 and not self.signed:
+            raise refusal(BROKEN_RULE, rule="may not be below 0")
+        if self.some and not micro:
+            raise refusal(BROKEN_RULE, rule="may not be 0")
+        return -micro if written < 0 else micro
+
+    def schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "number", "maximum": MOST // MICRO}
+        return schema | {"minimum": -(MOST // MICRO) if self.signed else 0}
 
 
 @dataclass(frozen=True, slots=True)

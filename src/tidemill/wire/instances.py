@@ -12,9 +12,9 @@ from tidemill.model.instance import SSH_PORT, Happening, Instance, InstanceView,
 from tidemill.model.lifecycle import State, wire_status
 from tidemill.wire.answers import Answer, cores, gigabytes, units
 from tidemill.wire.catalogue import RegionInfo
-from tidemill.wire.fields import Choice, Flag, Request, Text, Whole
+from tidemill.wire.fields import Choice, Flag, Request, Text
+from tidemill.wire.pages import Pager, PagerInfo
 
-PAGE_SIZE_MOST = 200
 INSTANCE_USERNAME = "root"
 STATUSES = tuple(dict.fromkeys(wire_status(state) for state in State))
 
@@ -25,17 +25,17 @@ class InstanceRequest(Request):
     instanceId: Annotated[str, Text()]
 
 
+class StartRequest(Request):
+    """Body of POST /api/instance/start."""
+
+    instanceId: Annotated[str, Text()]
+    dryRun: Annotated[bool, Flag()] = Field(False, description="every check and the quote, and no start")
+
+
 class InstanceAnswer(Answer):
     """Which instance was asked for, or made."""
 
     instanceId: str
-
-
-class Pager(Request):
-    """Which page; the first is 1."""
-
-    currentPage: Annotated[int, Whole(1)]
-    pageSize: Annotated[int, Whole(1, PAGE_SIZE_MOST)]
 
 
 class Filter(Request):
@@ -84,11 +84,15 @@ class RuntimeInfo(Answer):
 
 
 class BillingInfo(Answer):
-    """``price`` in currency units per period of the charge mode."""
+    """``price`` in currency units per period of the charge mode; ``maxSpend`` in the same units."""
 
     chargeMode: str
     duration: int
     price: int | float
+    currency: str
+    termEndsAt: datetime | None
+    autoRenew: bool
+    maxSpend: int | float | None
 
 
 class NodePortInfo(Answer):
@@ -130,7 +134,7 @@ class InstanceRow(Answer):
     instanceSpecInfo: SpecInfo
 
     @classmethod
-    def of(cls, view: InstanceView) -> InstanceRow:
+    def of(cls, view: InstanceView, currency: str) -> InstanceRow:
         instance = view.instance
         return cls(
             instanceMetadata=Metadata(
@@ -144,7 +148,7 @@ class InstanceRow(Answer):
                 userId=instance.user_id,
             ),
             instanceRuntimeInfo=_runtime(instance, view.host_key),
-            instanceSpecInfo=_spec(view),
+            instanceSpecInfo=_spec(view, currency),
         )
 
 
@@ -162,7 +166,7 @@ def _runtime(instance: Instance, host_key: str) -> RuntimeInfo:
     )
 
 
-def _spec(view: InstanceView) -> SpecInfo:
+def _spec(view: InstanceView, currency: str) -> SpecInfo:
     instance = view.instance
     return SpecInfo(
         instanceTypeId=instance.type_id,
@@ -176,6 +180,10 @@ def _spec(view: InstanceView) -> SpecInfo:
             chargeMode=instance.charge_mode.value,
             duration=instance.duration,
             price=units(instance.price_micro),
+            currency=currency,
+            termEndsAt=instance.term_ends_at,
+            autoRenew=instance.auto_renew,
+            maxSpend=None if instance.max_spend_micro is None else units(instance.max_spend_micro),
         ),
         regionInfo=RegionInfo.of(view.region),
         nodePorts=_ports(view.ports),
@@ -195,14 +203,6 @@ def _ports(ports: Sequence[NodePort]) -> list[NodePortInfo]:
     return [NodePortInfo(port=each.port, nodePort=each.node_port) for each in ordered]
 
 
-class PagerInfo(Answer):
-    """Which page this is, and how many entries there are on all."""
-
-    currentPage: int
-    pageSize: int
-    totalEntries: int
-
-
 class InstanceListAnswer(Answer):
     """One page of the caller's instances, newest first."""
 
@@ -210,10 +210,10 @@ class InstanceListAnswer(Answer):
     pager: PagerInfo
 
     @classmethod
-    def of(cls, views: Sequence[InstanceView], total: int, pager: Pager) -> InstanceListAnswer:
+    def of(cls, views: Sequence[InstanceView], total: int, pager: Pager, currency: str) -> InstanceListAnswer:
         return cls(
-            instances=[InstanceRow.of(view) for view in views],
-            pager=PagerInfo(currentPage=pager.currentPage, pageSize=pager.pageSize, totalEntries=total),
+            instances=[InstanceRow.of(view, currency) for view in views],
+            pager=PagerInfo.of(pager, total),
         )
 
 

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tidemill.model.instance import SSH_PORT, Order
 from tidemill.model.offer import ChargeMode
-from tidemill.wire.fields import FLAG_TO_COME, NUMBER_TO_COME, Choice, Flag, Request, Text, Whole
+from tidemill.model.tariff import PERIODS_MOST
+from tidemill.wire.fields import FLAG_TO_COME, NUMBER_TO_COME, Choice, Flag, Money, Request, Text, Whole
 from tidemill.wire.problem import BROKEN_RULE, TYPE_MISMATCH, refusal, shown
 
 NODE_PORTS_MOST = 100
@@ -45,6 +46,8 @@ class Billing(Request):
         mode = info.data.get("chargeMode")
         if mode is not None and ChargeMode(mode).hourly and duration != 1:
             raise refusal(BROKEN_RULE, rule=f'must be 1 for charge mode "{mode}"')
+        if duration > PERIODS_MOST:
+            raise refusal(BROKEN_RULE, rule=f"may be at most {PERIODS_MOST}")
         return duration
 
 
@@ -111,11 +114,15 @@ class LaunchRequest(Request):
     nodePorts: list[Annotated[int, Whole(1, 65535)]] = Field(
         description="ports inside the instance to publish besides ssh; may be empty"
     )
-    dryRun: Annotated[bool, FLAG_TO_COME] = False
+    dryRun: Annotated[bool, Flag()] = Field(False, description="every check and the quote, and no instance")
     waitForCapacity: Annotated[bool, FLAG_TO_COME] = False
-    autoRenew: Annotated[bool, FLAG_TO_COME] = False
-    maxSpend: Annotated[float | None, NUMBER_TO_COME] = None
-    stopAfterSeconds: Annotated[float | None, NUMBER_TO_COME] = None
+    autoRenew: Annotated[bool, Flag()] = Field(False, description="buy another term when one ends")
+    maxSpend: Annotated[int | None, Money(some=True)] = Field(
+        None, description="it is stopped when it has cost this much"
+    )
+    stopAfterSeconds: Annotated[int | None, Whole(1)] = Field(
+        None, description="it is stopped so long after it was reachable"
+    )
     idleStopSeconds: Annotated[float | None, NUMBER_TO_COME] = None
     env: dict[str, str] = Field({}, description="variables for the instance, 64 KiB in all", repr=False)
     sshKeyIds: list[Annotated[str, Text()]] | None = Field(
@@ -193,4 +200,7 @@ class LaunchRequest(Request):
             is_spot=self.isSpotInstance,
             env=dict(self.env),
             ssh_key_ids=None if self.sshKeyIds is None else tuple(dict.fromkeys(self.sshKeyIds)),
+            auto_renew=self.autoRenew,
+            max_spend_micro=self.maxSpend,
+            stop_after_seconds=self.stopAfterSeconds,
         )
