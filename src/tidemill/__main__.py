@@ -199,6 +199,23 @@ def doctor(
 
 
 @app.command()
+def audit(config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """Reckon every charge a second time from the history of events, and compare it with the ledger.
+
+    Beside a running server or without one; nothing is changed. Ends with 0 when everything agrees, 1 when
+    something differs, 2 when it could not be looked at.
+    """
+    from tidemill.audit import tell
+    from tidemill.audit.visit import visit
+
+    with _saying(2):
+        settings = _configuration(config, data_dir).settings
+        findings = visit(settings)
+    typer.echo(tell.as_text(findings, settings.currency))
+    raise typer.Exit(1 if findings.many else 0)
+
+
+@app.command()
 def guest(config: ConfigFile = None, data_dir: DataDir = None) -> None:
     """Build what goes into every instance (ssh server, first process) from Debian packages."""
     from tidemill.guest.build import build
