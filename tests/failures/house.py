@@ -7,13 +7,13 @@ time: the clock is moved between passes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, text
 from structlog.testing import capture_logs
 from tests.failures.gate import Gate, GatedDatabase, GatedDriver
 from tests.invariants import Asked, as_asked, given_once, in_database, in_engine, read_books
@@ -117,6 +117,22 @@ class Start:
     passed: timedelta
     names: dict[str, InstanceId]
     asked: dict[InstanceId, Asked]
+
+
+@contextmanager
+def _ledger_open(connection: Connection) -> Generator[None]:
+    """A test begins anew: the triggers that keep entries as they are stand aside."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE entries DISABLE TRIGGER USER"))
+        yield
+        connection.execute(text("ALTER TABLE entries ENABLE TRIGGER USER"))
+        return
+    kept = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
+    for name, _ in kept:
+        connection.execute(text(f"DROP TRIGGER {name}"))
+    yield
+    for _, sql in kept:
+        connection.execute(text(sql))
 
 
 @dataclass
@@ -233,8 +249,9 @@ class House:
         """Put ``start`` into the database and into a new engine."""
 
         def work(connection: Connection) -> None:
-            for table in reversed(CHANGED):
-                connection.execute(delete(table))
+            with _ledger_open(connection):
+                for table in reversed(CHANGED):
+                    connection.execute(delete(table))
             for table in CHANGED:
                 if start.rows.tables[table.name]:
                     connection.execute(insert(table), start.rows.tables[table.name])

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import Connection
 from tests.journeys.leftovers import Leftovers, left_by, listening_ports
 from tests.journeys.waiting import until
+from tests.stock import MONEY, pay_in
 
 from tidemill.actions.passwords import hash_password
 from tidemill.store import accounts
@@ -287,6 +289,8 @@ class Server:
         """One of the accounts that ``tidemill init`` made, logged in."""
         logins = json.loads((self.folder / "first-login.json").read_text())
         login = next(each for each in logins if each["username"] == username)
+        with self.database() as database:
+            give_money(database, username)
         return Tenant(self, login["username"], login["password"]).log_in()
 
     @contextmanager
@@ -311,6 +315,7 @@ class Server:
                     now=datetime.now(UTC),  # noqa: TID251 - the real server's clock is the real one
                 )
             )
+            give_money(database, username)
         return Tenant(self, username, password).log_in()
 
     def terminate_all(self, *tenants: Tenant, seconds: float = 60.0) -> None:
@@ -353,6 +358,17 @@ def docker(*arguments: str, input: bytes | None = None) -> str:
     done = subprocess.run(["docker", *arguments], input=input, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
+
+
+def give_money(database: Database, username: str) -> None:
+    """Let somebody have as much as anybody needs, once."""
+
+    def work(connection: Connection) -> None:
+        user = accounts.by_username(connection, username)
+        assert user is not None
+        pay_in(connection, user.id, MONEY, datetime.now(UTC))  # noqa: TID251 - as above
+
+    database.run(work)
 
 
 def running_container(id: str) -> str:

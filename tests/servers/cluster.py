@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 from sqlalchemy import select
-from tests.journeys.running import Server, Tenant
+from tests.journeys.running import Server, Tenant, give_money
 from tests.journeys.waiting import until
 
 from tidemill.store.database import Database
@@ -79,6 +79,9 @@ class Cluster:
         """The first user, logged in at one of the servers."""
         logins = json.loads((self.members[0].folder / "first-login.json").read_text())
         login = next(each for each in logins if not each["is_admin"])
+        database = Database(self.url)
+        give_money(database, login["username"])
+        database.close()
         return Tenant(at or self.members[0], login["username"], login["password"]).log_in()
 
     def server_names(self) -> set[str]:
