@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from tidemill.actions.context import Context
 from tidemill.actions.throttle import Throttle
-from tidemill.api import accounts, apikeys, catalogue, health, instances, metrics, sshkeys
+from tidemill.api import accounts, apikeys, billing, catalogue, health, instances, metrics, sshkeys
 from tidemill.api.answering import context_of, failure
 from tidemill.api.callers import Trust
 from tidemill.api.describe import document
@@ -41,7 +41,7 @@ STATUS: dict[type[TidemillError], int] = {
     TooManyAttempts: 429,
     Unavailable: 503,
 }
-WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, health, metrics)
+WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, health, metrics)
 WATCHED = (health, metrics)  # what a server without the API answers to those who watch it
 NOT_LOGGED_IN: dict[str, object] = {"code": -1, "message": str(Unauthenticated())}
 

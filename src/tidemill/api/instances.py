@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.convertors import Convertor, register_url_convertor
 
 from tidemill.actions.ask import ask, quote_start
 from tidemill.actions.instances import get_instance, history, list_instances
@@ -24,7 +23,8 @@ from tidemill.api.answering import (
     query_flag,
 )
 from tidemill.api.callers import signed_in
-from tidemill.api.describe import describe, in_header, in_path, in_query
+from tidemill.api.describe import describe, in_header, in_query
+from tidemill.api.paths import INSTANCE_ID, instance_id
 from tidemill.model.lifecycle import Event
 from tidemill.model.quote import Quote
 from tidemill.wire.fields import LARGEST
@@ -45,23 +45,8 @@ EVENTS_DEFAULT = 200
 SEQ_MOST = 2**53
 
 
-class _InstanceId(Convertor[str]):
-    """Only what looks like an instance's id; any other word is no path (as in the live service)."""
-
-    regex = "notebook-[0-9A-Za-z-]{1,64}"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("instance_id", _InstanceId())
-
 router = APIRouter(prefix="/api/instance")
 
-_ID = in_path("instanceId", "^notebook-[0-9a-f-]{1,64}$")
 _KEY: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MOST}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": LARGEST}
 _PLAIN = "text/plain; charset=utf-8"
@@ -85,10 +70,8 @@ async def post_create(request: Request) -> Response:
     key = idempotency_key(request)
     if sent.dryRun:
         return _quoted(request, await quote(context_of(request), caller, sent.to_order()))
-    instance_id = await launch(
-        context_of(request), caller, sent.to_order(), key=key, body=await request.body()
-    )
-    return answer(InstanceAnswer(instanceId=instance_id))
+    made = await launch(context_of(request), caller, sent.to_order(), key=key, body=await request.body())
+    return answer(InstanceAnswer(instanceId=made))
 
 
 @router.post(
@@ -162,11 +145,11 @@ async def post_terminate(request: Request) -> Response:
 
 @router.get(
     "/{instanceId:instance_id}",
-    **describe("One instance", gives=InstanceRow, fails=(404,), parameters=(_ID,)),
+    **describe("One instance", gives=InstanceRow, fails=(404,), parameters=(INSTANCE_ID,)),
 )
 async def get_one(request: Request) -> Response:
     caller = await signed_in(request, changes=False)
-    view = await get_instance(context_of(request), caller, _id(request))
+    view = await get_instance(context_of(request), caller, instance_id(request))
     return answer(InstanceRow.of(view, currency_of(request)))
 
 
@@ -177,7 +160,7 @@ async def get_one(request: Request) -> Response:
         gives=EventsAnswer,
         fails=(400, 404),
         parameters=(
-            _ID,
+            INSTANCE_ID,
             in_query("after", {**_COUNT, "maximum": SEQ_MOST}, "only events with a higher seq"),
             in_query(
                 "limit", {**_COUNT, "maximum": EVENTS_MOST, "default": EVENTS_DEFAULT}, "at most so many"
@@ -192,7 +175,7 @@ async def get_events(request: Request) -> Response:
     happenings = await history(
         context_of(request),
         caller,
-        _id(request),
+        instance_id(request),
         after=after,
         limit=EVENTS_DEFAULT if limit is None else limit,
     )
@@ -206,7 +189,7 @@ async def get_events(request: Request) -> Response:
         gives={_PLAIN: {"schema": {"type": "string"}}},
         fails=(400, 404),
         parameters=(
-            _ID,
+            INSTANCE_ID,
             in_query("follow", {"type": "boolean", "default": False}, "go on as more is written"),
             in_query("tail", _COUNT, "only so many last lines"),
         ),
@@ -217,15 +200,11 @@ async def get_logs(request: Request) -> Response:
     stream = await open_logs(
         context_of(request),
         caller,
-        _id(request),
+        instance_id(request),
         follow=query_flag(request, "follow"),
         tail=query_count(request, "tail", None),
     )
     return StreamingResponse(_closing(stream), media_type=_PLAIN)
-
-
-def _id(request: Request) -> str:
-    return str(request.path_params["instanceId"])
 
 
 async def _closing(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -93,6 +93,11 @@ class Posting:
     corrects: str | None = None
     memo: str = ""
 
+    @property
+    def effect(self) -> int:
+        """By how much it changes what its user owns; what is only set aside stays theirs."""
+        return sum(line.amount * ((line.credit not in OWN) - (line.debit not in OWN)) for line in self.lines)
+
 
 def balance_of(user_id: str) -> str:
     """The id of a user's balance account."""

@@ -116,9 +116,13 @@ def held_for_hours(connection: Connection, user_id: str) -> int:
     )
 
 
-def parts_of(connection: Connection, user_id: str) -> list[tuple[str, int]]:
-    """From which accounts everything came that a user has set aside."""
-    rows = connection.execute(
-        select(holds.c.parts).where(holds.c.user_id == user_id, holds.c.ended_at.is_(None))
-    ).scalars()
-    return [(account, amount) for parts in rows for account, amount in parts]
+def parts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[tuple[str, int]]]:
+    """From which accounts everything came that users have set aside, by user."""
+    found: dict[str, list[tuple[str, int]]] = {user_id: [] for user_id in user_ids}
+    for user_id, parts in connection.execute(
+        select(holds.c.user_id, holds.c.parts).where(
+            holds.c.user_id.in_(sorted(found)), holds.c.ended_at.is_(None)
+        )
+    ):
+        found[user_id] += [(account, amount) for account, amount in parts]
+    return found

@@ -122,6 +122,12 @@ def get(connection: Connection, instance_id: str, *, user_id: str | None = None)
     return None if found is None or user_id not in {None, found.user_id} else found
 
 
+def by_ids(connection: Connection, instance_ids: Collection[str]) -> dict[str, Instance]:
+    """Instances by their ids; of anybody."""
+    rows = connection.execute(_SELECT.where(instances.c.id.in_(sorted(instance_ids))))
+    return {instance.id: instance for instance in map(from_row, rows)}
+
+
 def page(
     connection: Connection,
     user_id: str,

@@ -7,11 +7,11 @@ the meter in the same transaction as its postings; several servers take differen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, func, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, or_, select, update
 
 from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, owed, release, term
 from tidemill.model.ledger import Posting, Purse
@@ -97,8 +97,43 @@ def open_of_user(connection: Connection, user_id: str, now: datetime) -> list[Me
 
 def of_instance(connection: Connection, instance_id: str, now: datetime) -> list[Metered]:
     """All meters of an instance, oldest first."""
-    rows = connection.execute(_DUE.where(meters.c.instance_id == instance_id).order_by(meters.c.id)).all()
-    return _metered(connection, rows, now)
+    return of_instances(connection, [instance_id], now)
+
+
+def of_instances(connection: Connection, instance_ids: Collection[str], now: datetime) -> list[Metered]:
+    """All meters of instances, oldest first."""
+    mine = meters.c.instance_id.in_(sorted(instance_ids))
+    return _metered(connection, connection.execute(_DUE.where(mine).order_by(meters.c.id)).all(), now)
+
+
+def used_between(
+    connection: Connection,
+    user_id: str,
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    offset: int,
+    limit: int,
+) -> tuple[list[str], int]:
+    """Ids of a user's instances that had a meter open between two instants, the newest instance first.
+
+    With how many there are in all.
+    """
+    conditions = [meters.c.instance_id == instances.c.id]
+    if since is not None:
+        conditions.append(or_(meters.c.closed_at.is_(None), meters.c.closed_at > since))
+    if until is not None:
+        conditions.append(meters.c.opened_at < until)
+    mine = (instances.c.user_id == user_id, exists().where(*conditions))
+    total = connection.execute(select(func.count()).select_from(instances).where(*mine)).scalar_one()
+    ids = connection.execute(
+        select(instances.c.id)
+        .where(*mine)
+        .order_by(instances.c.created_at.desc(), instances.c.id.desc())
+        .offset(offset)
+        .limit(limit)
+    ).scalars()
+    return list(ids), total
 
 
 def _metered(connection: Connection, rows: Sequence[Any], now: datetime) -> list[Metered]:
