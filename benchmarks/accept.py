@@ -30,7 +30,7 @@ from uuid import uuid4
 
 import httpx
 
-CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.016\nperHour = 1\n'
+CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.016\nperHour = 0\n'
 ENVIRONMENT = {
     "TIDEMILL_DRIVER": "simulated",
     "TIDEMILL_SIMULATED_FOLDER": "memory",  # an engine that costs nothing and takes no time

@@ -35,7 +35,7 @@ from tidemill.store import schema
 from tidemill.store.database import Database
 
 PORT = 8434
-CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.02\nperHour = 1\n'
+CATALOGUE = '[[type]]\nname = "tiny"\ncpu = 0.1\nmemoryGB = 0.02\nperHour = 0\n'
 CLIENTS = 8
 PAUSE = 0.05  # seconds between the calls of one client
 PHASE = 20.0

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 CATALOGUE = (
-    '[[type]]\nname = "tiny"\ncpu = 0.5\nmemoryGB = 1\ngpuName = "SIM-H100"\ngpuNum = 1\nperHour = 1\n'
+    '[[type]]\nname = "tiny"\ncpu = 0.5\nmemoryGB = 1\ngpuName = "SIM-H100"\ngpuNum = 1\nperHour = 0\n'
 )
 PORT = 8433
 SERVER_CORE, CLIENT_CORE = 0, 1

@@ -52,7 +52,7 @@ from tidemill.settings import load
 from tidemill.store import backup, schema
 from tidemill.store.database import Database
 
-CATALOGUE = '[[type]]\nname = "one"\ncpu = 4\nmemoryGB = 32\ngpuName = "SIM-H100"\ngpuNum = 1\nperHour = 1\n'
+CATALOGUE = '[[type]]\nname = "one"\ncpu = 4\nmemoryGB = 32\ngpuName = "SIM-H100"\ngpuNum = 1\nperHour = 0\n'
 PORT = 8435
 SERVER_CORE, CLIENT_CORE = 0, 1
 GPUS = 8  # of each machine

@@ -11,6 +11,7 @@ from calendar import monthrange
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -18,11 +19,13 @@ from tidemill.model.offer import ChargeMode
 
 PERIODS_MOST = 1000  # days, weeks or months that can be bought at once
 POSTED_EVERY = timedelta(minutes=5)  # what a running instance cost goes into the ledger this often
-HELD_FOR = timedelta(hours=1)  # what this long will cost is set aside while an hourly instance runs
+HOUR = timedelta(hours=1)
+HELD_FOR = HOUR  # what this long will cost is set aside while an hourly instance runs
 
 DAY_MINUTES = 24 * 60
 HOUR_MICROSECONDS = 3600 * 10**6
 MICROSECOND = timedelta(microseconds=1)
+DAYS_KEPT = 20_000  # days of tariffs that are remembered, some hundred bytes each
 STEP = timedelta(hours=6)  # clocks are not changed twice within it
 
 
@@ -104,13 +107,27 @@ def segments(tariff: Tariff, start: datetime, end: datetime) -> list[Segment]:
     if not tariff.bands:
         return [Segment(start, end, "", tariff.rate)]
     found: list[Segment] = []
-    for begins, ends in pairwise(sorted({start, end, *_edges(tariff, start, end)})):
-        name, rate = tariff.at(begins)
-        if found and (found[-1].band, found[-1].rate) == (name, rate):
-            found[-1] = Segment(found[-1].start, ends, name, rate)
-        else:
-            found.append(Segment(begins, ends, name, rate))
+    day = start.astimezone(UTC).date()
+    while datetime.combine(day, time(), UTC) < end:
+        for part in _of_day(tariff, day):
+            begins, ends = max(part.start, start), min(part.end, end)
+            if begins >= ends:
+                continue
+            if found and (found[-1].band, found[-1].rate) == (part.band, part.rate):
+                found[-1] = Segment(found[-1].start, ends, part.band, part.rate)
+            else:
+                found.append(Segment(begins, ends, part.band, part.rate))
+        day += timedelta(days=1)
     return found
+
+
+@lru_cache(maxsize=DAYS_KEPT)
+def _of_day(tariff: Tariff, day: date) -> tuple[Segment, ...]:
+    """The stretches of one day of UTC; every meter of a tariff asks for the same days."""
+    start = datetime.combine(day, time(), UTC)
+    end = start + timedelta(days=1)
+    instants = sorted({start, end, *_edges(tariff, start, end)})
+    return tuple(Segment(begins, ends, *tariff.at(begins)) for begins, ends in pairwise(instants))
 
 
 def _edges(tariff: Tariff, start: datetime, end: datetime) -> Iterator[datetime]:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, case, exists, func, or_, select, update
 
-from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, owed, release, term
+from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, release, term
 from tidemill.model.ledger import Posting, Purse
 from tidemill.model.offer import ChargeMode
-from tidemill.model.tariff import POSTED_EVERY, Tariff
+from tidemill.model.tariff import HOUR, POSTED_EVERY, Tariff
 from tidemill.store import holds, ledger, tariffs
 from tidemill.store.instances import get
 from tidemill.store.schema import Instant, instances, meters, regions
@@ -205,9 +205,9 @@ def _spare_holds(
     connection: Connection, found: Sequence[Metered], purses: dict[str, Purse], now: datetime
 ) -> dict[str, Hold]:
     """Holds of those whose users have not enough beside them; few, as a rule none."""
-    due: dict[str, int] = defaultdict(int)
+    due: dict[str, int] = defaultdict(int)  # at most
     for meter in found:
-        due[meter.user_id] += owed(meter)
+        due[meter.user_id] += 1 + int((meter.until - meter.since) / HOUR * meter.tariff.rate_most * 1.001)
     short = {id for id, amount in due.items() if amount > purses[id].available(now)}
     ids = {meter.instance_id for meter in found if meter.user_id in short}
     return holds.of_instances(connection, ids) if ids else {}
