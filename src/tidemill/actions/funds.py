@@ -7,13 +7,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from tidemill.model.charging import set_aside, to_hold
-from tidemill.model.errors import NotEnoughMoney
+from tidemill.model.errors import Forbidden, NotEnoughMoney
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import Purse
 from tidemill.model.money import shown
-from tidemill.model.tariff import Tariff
+from tidemill.model.tariff import Tariff, month_of
 from tidemill.settings import Settings
-from tidemill.store import holds, ledger
+from tidemill.store import caps, holds, ledger
 from tidemill.store.tariffs import Price
 
 
@@ -22,7 +22,7 @@ def hold_for_start(
 ) -> None:
     """Set aside what the start that ``instance`` is in needs: an hour of it, or its whole term.
 
-    Raises NotEnoughMoney, with how much is needed and how much there is.
+    Raises NotEnoughMoney, with how much is needed and how much there is; Forbidden (a spend cap).
     """
     if price is None or instance.in_term(now):
         return
@@ -30,6 +30,7 @@ def hold_for_start(
     if not amount or holds.keep(connection, instance.id):
         return
     ledger.take_turns(connection, [instance.user_id])
+    _check_caps(connection, settings, instance, amount, now)
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
     available = purse.available(now)
     held = set_aside(f"{instance.id}:{instance.start}", instance.id, instance.user_id, amount, purse, now)
@@ -43,3 +44,24 @@ def hold_for_start(
     hold, posting = held
     ledger.post(connection, [posting])
     holds.write(connection, hold, now)
+
+
+def _check_caps(
+    connection: Connection, settings: Settings, instance: Instance, amount: int, now: datetime
+) -> None:
+    """Raises Forbidden when this start is more than may be spent, naming the cap, its limit and its use."""
+    for cap in caps.of(connection, instance.user_id, instance.api_key_id):
+        if cap.per == caps.HOUR:
+            used = caps.rate(connection, cap, instance.user_id)  # with this one
+            more = 0
+        else:
+            since = month_of(now, settings.timezone)[0]
+            used = caps.spent(connection, cap, instance.user_id, since)
+            used, more = used + caps.held(connection, cap, instance.user_id), amount
+        if used + more > cap.limit:
+            whose = "this API key" if cap.subject == instance.api_key_id else "this account"
+            raise Forbidden(
+                f"spend cap of {whose} per {cap.per}: the limit is {shown(cap.limit)} {settings.currency}, "
+                f"and with this start it would be {shown(used + more)}; stop something, or have the cap raised",
+                code="overSpendCap",
+            )

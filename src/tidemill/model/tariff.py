@@ -223,3 +223,12 @@ def period_end(mode: ChargeMode, begin: datetime, periods: int, zone: str) -> da
     last_day = monthrange(year, month + 1)[1]
     there = date(year, month + 1, min(local.day, last_day))
     return datetime.combine(there, local.timetz()).replace(fold=local.fold).astimezone(UTC)
+
+
+def month_of(instant: datetime, zone: str) -> tuple[datetime, datetime]:
+    """When the calendar month of a zone's clock began that an instant is in, and when the next begins."""
+    first = instant.astimezone(ZoneInfo(zone)).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0, fold=0
+    )
+    following = (first + timedelta(days=32)).replace(day=1)
+    return first.astimezone(UTC), following.astimezone(UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 from tidemill.model.charging import Metered, MeterKind, owed
 from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
 from tidemill.model.lifecycle import Event, State
-from tidemill.model.tariff import runs_out
+from tidemill.model.money import shown
+from tidemill.model.tariff import month_of, runs_out
 from tidemill.settings import Settings
-from tidemill.store import holds, instances, ledger, metering, wallets
+from tidemill.store import caps, holds, instances, ledger, metering, wallets
 
 LOOK_AT_MOST = timedelta(hours=6)  # between looks at a user whose instances cost something
 DRY_BEATS = 2  # what is left for fewer looks than this is nothing left
@@ -47,12 +48,14 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
     found = _Outlook(None, None, ())
     if rate:
         found = _outlook(connection, settings, user_id, funds, rate, unposted, now)
+    over, over_at = _over_caps(connection, settings, user_id, now)
     dry_since = (wallet.dry_since or now) if found.stops else None
     _tell(connection, settings, wallet.told_hours, found, now)
     soon = now + timedelta(seconds=settings.billing_beat)
     next_looks = [
         found.again,
-        soon if waits or found.stops else None,
+        over_at,
+        soon if waits or found.stops or over else None,
         _next_change(settings, accounts, wallet.monthly_credit, now),
     ]
     wallets.looked(
@@ -63,7 +66,7 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         dry_since=dry_since,
     )
     back = [] if found.stops or funds <= 0 else _brought_back(connection, user_id)
-    return [*found.stops, *back]
+    return [*found.stops, *over, *back]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,39 @@ def _outlook(
     again = max(min([*marks, end]), now + timedelta(seconds=settings.billing_beat))
     running = tuple(sorted({each.instance_id for each in meters}))
     return _Outlook(again, hours, (), running)
+
+
+def _over_caps(
+    connection: Connection, settings: Settings, user_id: str, now: datetime
+) -> tuple[list[Due], datetime | None]:
+    """What runs over a spend cap, the last launched first; and when the next cap may be reached."""
+    stops: dict[str, Due] = {}
+    reached: list[datetime] = []
+    for cap in caps.all_of(connection, user_id):
+        rate = caps.rate(connection, cap, user_id)
+        ids = caps.running(connection, cap, user_id)
+        if cap.per == caps.MONTH:
+            begins, ends = month_of(now, settings.timezone)
+            due = sum(
+                owed(replace(each, until=max(now, each.since)))
+                for each in metering.open_of_user(connection, user_id, now)
+                if each.instance_id in set(ids)
+            )
+            left = cap.limit - caps.spent(connection, cap, user_id, begins) - due
+            if left > 0:
+                soonest = now + timedelta(hours=left / rate) if rate else ends
+                reached.append(min(max(soonest, now + timedelta(seconds=settings.billing_beat)), ends))
+                continue
+            rate = cap.limit + 1  # all of it
+        for instance_id in reversed(ids):
+            instance = instances.get(connection, instance_id)
+            if rate <= cap.limit or instance is None:
+                break
+            if cap.per == caps.HOUR:
+                rate -= instance.price_micro + instance.disk_price_micro * instance.data_disk_gb
+            message = f"The spend cap per {cap.per} of {shown(cap.limit)} {settings.currency} is reached"
+            stops[instance_id] = Due(instance_id, instance.version, Event.UNPAID, "SpendCap", message)
+    return list(stops.values()), min(reached, default=None)
 
 
 def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
@@ -162,19 +198,11 @@ def _refill(connection: Connection, settings: Settings, user_id: str, amount: in
         user_id,
         AccountKind.CREDIT,
         0,
-        _next_month(settings, now),
+        month_of(now, settings.timezone)[1],
         f"credit for {month:%Y-%m}",
     )
     ledger.open_account(connection, account, now)
     ledger.post(connection, [gift(account, Cause.CREDIT, amount, now)])
-
-
-def _next_month(settings: Settings, now: datetime) -> datetime:
-    month = now.astimezone(ZoneInfo(settings.timezone))
-    year, number = (month.year + 1, 1) if month.month == 12 else (month.year, month.month + 1)
-    return month.replace(
-        year=year, month=number, day=1, hour=0, minute=0, second=0, microsecond=0, fold=0
-    ).astimezone(UTC)
 
 
 def _expire(connection: Connection, user_id: str, now: datetime) -> bool:
@@ -194,5 +222,5 @@ def _next_change(
     """When something expires or is refilled next."""
     instants = [each.expires_at for each in accounts if each.expires_at is not None and each.expires_at > now]
     if monthly_credit:
-        instants.append(_next_month(settings, now))
+        instants.append(month_of(now, settings.timezone)[1])
     return min(instants, default=None)

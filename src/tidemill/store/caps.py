@@ -1,0 +1,127 @@
+"""Limits on what may be spent: of a user or one of their API keys, per hour or per calendar month.
+
+A subject is a user's id for a cap they set themselves, ``operator/`` and the id for one that the operator
+set, or an API key's id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy.sql import ColumnElement
+
+from tidemill.model.ledger import REVENUE, Cause
+from tidemill.model.lifecycle import STATES, Wanted
+from tidemill.store.schema import entries, holds, instances, spend_caps
+
+HOUR, MONTH = "hour", "month"
+_TO_RUN = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
+_HOURLY = ("perHour", "tidePerHour")
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """``limit`` in micro-units per hour or month."""
+
+    subject: str
+    per: str
+    limit: int
+    set_at: datetime
+
+
+def by_operator(user_id: str) -> str:
+    """The subject of what the operator allows a user."""
+    return f"operator/{user_id}"
+
+
+def of(connection: Connection, user_id: str, key_id: str | None = None) -> list[Cap]:
+    """The caps that hold for a user, and for one of their keys, where one is named."""
+    subjects = [user_id, by_operator(user_id), *([key_id] if key_id else [])]
+    rows = connection.execute(
+        select(spend_caps.c.subject, spend_caps.c.per, spend_caps.c.limit_micro, spend_caps.c.set_at)
+        .where(spend_caps.c.subject.in_(subjects))
+        .order_by(spend_caps.c.subject, spend_caps.c.per)
+    )
+    return [Cap(*row) for row in rows]
+
+
+def all_of(connection: Connection, user_id: str) -> list[Cap]:
+    """The caps of a user and of the keys that anything of theirs was launched with."""
+    keys = select(instances.c.api_key_id).where(
+        instances.c.user_id == user_id, instances.c.api_key_id.is_not(None)
+    )
+    found = of(connection, user_id)
+    for key_id in connection.execute(keys.distinct()).scalars():
+        found += [cap for cap in of(connection, user_id, key_id) if cap.subject == key_id]
+    return found
+
+
+def put(connection: Connection, cap: Cap) -> None:
+    """Have this cap hold instead of what was before."""
+    remove(connection, cap.subject, cap.per)
+    connection.execute(
+        insert(spend_caps),
+        {"subject": cap.subject, "per": cap.per, "limit_micro": cap.limit, "set_at": cap.set_at},
+    )
+
+
+def remove(connection: Connection, subject: str, per: str) -> None:
+    """Have no such cap."""
+    connection.execute(delete(spend_caps).where(spend_caps.c.subject == subject, spend_caps.c.per == per))
+
+
+def _whose(cap: Cap, user_id: str) -> ColumnElement[bool]:
+    """The instances that count for a cap."""
+    mine = instances.c.user_id == user_id
+    if cap.subject in {user_id, by_operator(user_id)}:
+        return mine
+    return mine & (instances.c.api_key_id == cap.subject)
+
+
+def rate(connection: Connection, cap: Cap, user_id: str) -> int:
+    """Micro-units per hour of everything that is to run and is paid by the hour, with its data disk."""
+    price = instances.c.price_micro + instances.c.disk_price_micro * instances.c.data_disk_gb
+    return int(
+        connection.execute(
+            select(func.coalesce(func.sum(price), 0)).where(
+                _whose(cap, user_id), instances.c.state.in_(_TO_RUN), instances.c.charge_mode.in_(_HOURLY)
+            )
+        ).scalar_one()
+    )
+
+
+def spent(connection: Connection, cap: Cap, user_id: str, since: datetime) -> int:
+    """Micro-units that were charged since an instant, less what was given back for it."""
+    rows = select(func.coalesce(func.sum(entries.c.amount_micro), 0)).where(
+        entries.c.user_id == user_id,
+        entries.c.credit_account == REVENUE,
+        entries.c.kind.in_([Cause.CHARGE.value, Cause.TERM.value]),
+        entries.c.at >= since,
+    )
+    if cap.subject not in {user_id, by_operator(user_id)}:
+        rows = rows.where(entries.c.instance_id.in_(select(instances.c.id).where(_whose(cap, user_id))))
+    return int(connection.execute(rows).scalar_one())
+
+
+def held(connection: Connection, cap: Cap, user_id: str) -> int:
+    """Micro-units that are set aside."""
+    return int(
+        connection.execute(
+            select(func.coalesce(func.sum(holds.c.amount_micro), 0))
+            .join(instances, instances.c.id == holds.c.instance_id)
+            .where(holds.c.user_id == user_id, holds.c.ended_at.is_(None), _whose(cap, user_id))
+        ).scalar_one()
+    )
+
+
+def running(connection: Connection, cap: Cap, user_id: str) -> list[str]:
+    """Ids of what counts for a cap, is to run and is paid by the hour."""
+    return list(
+        connection.execute(
+            select(instances.c.id)
+            .where(_whose(cap, user_id), instances.c.state.in_(_TO_RUN), instances.c.charge_mode.in_(_HOURLY))
+            .order_by(instances.c.created_at, instances.c.id)
+        ).scalars()
+    )
