@@ -69,7 +69,9 @@ def read_books(database: Database) -> Books:
             reservations=rows(schema.reservations),
             ports=rows(schema.node_ports),
             events=_by_instance(rows(schema.events, schema.events.c.seq)),
-            meters=_by_instance(rows(schema.meters, schema.meters.c.id)),
+            meters=_by_instance(
+                [row for row in rows(schema.meters, schema.meters.c.id) if row.kind == "compute"]
+            ),
             launch_keys=rows(schema.launch_keys),
         )
 
@@ -104,6 +106,7 @@ def in_database(
     """
     books = _books(database)
     found = [sentence for check in IN_BOOKS for sentence in check(books)]
+    found += meters(books, clock_set_back=clock_set_back)
     found += leases(books, servers)
     found += deadlines(books, now, settings, slack)
     if not clock_set_back:
@@ -124,7 +127,7 @@ def devices(books: Books) -> Iterator[str]:
             yield f"{where} is held by {row.instance_id}, which is no instance"
             continue
         held[holder.id] = held.get(holder.id, 0) + 1
-        if STATES[State(holder.state)].keeps is Keeps.NO:
+        if STATES[State(holder.state)].keeps is Keeps.NO and not _in_term(books, holder):
             yield f"{where} is held by {holder.id}, which is {holder.state}"
         if (row.node_id, row.name) != (holder.node_id, holder.gpu_name):
             yield f"{where} ({row.name}) is held by {holder.id} of {holder.node_id} ({holder.gpu_name})"
@@ -132,6 +135,14 @@ def devices(books: Books) -> Iterator[str]:
         due = instance.gpu_num if instance.id in holding else 0
         if held.get(instance.id, 0) != due:
             yield f"{instance.id} ({instance.state}) holds {held.get(instance.id, 0)} devices, not {due}"
+
+
+def _in_term(books: Books, instance: Row[Any]) -> bool:
+    """Whether a term that was bought in advance has not been ended: devices are kept through a stop."""
+    if instance.term_ends_at is None or State(instance.state) is State.RELEASED:
+        return False
+    lines = books.events.get(instance.id, ())
+    return not any(line.event == Event.EXPIRED and line.at >= instance.term_ends_at for line in lines)
 
 
 def reservations(books: Books) -> Iterator[str]:
@@ -142,6 +153,8 @@ def reservations(books: Books) -> Iterator[str]:
         if share is None:
             if row.wanted is Wanted.RUNNING:
                 yield f"{instance.id} is {instance.state} and has no share of its node"
+        elif _in_term(books, instance):
+            continue
         elif row.keeps is Keeps.NO:
             yield f"{instance.id} is {instance.state} and keeps a share of its node"
         elif row.keeps is Keeps.UNTIL_SEEN_STOPPED and instance.due_at is None:
@@ -182,7 +195,7 @@ def ports(books: Books) -> Iterator[str]:
             yield f"{instance.id} is {instance.state} and has no node port for ssh"
 
 
-def meters(books: Books) -> Iterator[str]:
+def meters(books: Books, *, clock_set_back: bool = False) -> Iterator[str]:
     """One meter for each time in a billed state, with its times; open exactly while it lasts."""
     for instance in books.instances.values():
         billed, found = _billed(books.events.get(instance.id, ())), books.meters.get(instance.id, ())
@@ -192,7 +205,7 @@ def meters(books: Books) -> Iterator[str]:
         if len(found) != len(billed):
             yield f"{instance.id} was in a billed state {len(billed)} times and has {len(found)} meters"
         for meter, time in zip(found, billed, strict=False):
-            yield from _wrong_times(meter, time)
+            yield from _wrong_times(meter, time, clock_set_back=clock_set_back)
     for instance_id in books.meters.keys() - books.instances.keys():
         yield f"there is a meter of {instance_id}, which is no instance"
 
@@ -217,7 +230,7 @@ def _billed(events: Rows) -> list[_Billed]:
     return found
 
 
-def _wrong_times(meter: Row[Any], time: _Billed) -> Iterator[str]:
+def _wrong_times(meter: Row[Any], time: _Billed, *, clock_set_back: bool) -> Iterator[str]:
     which = f"meter {meter.id} of {meter.instance_id}"
     if (meter.start, meter.opened_at) != (time.start, time.since):
         yield (
@@ -232,7 +245,7 @@ def _wrong_times(meter: Row[Any], time: _Billed) -> Iterator[str]:
         yield f"{which} was closed before it was opened"
     elif time.until is None:
         yield f"{which} is closed, and the instance still runs"
-    elif meter.closed_at > max(time.until, meter.opened_at):  # a clock set back closes it where it began
+    elif meter.closed_at > max(time.until, meter.opened_at) and not clock_set_back:
         yield f"{which} was closed at {meter.closed_at}; the instance ran until {time.until}"
 
 
@@ -311,7 +324,6 @@ IN_BOOKS: tuple[Callable[[Books], Iterator[str]], ...] = (
     devices,
     reservations,
     ports,
-    meters,
     events,
     launch_keys,
     says_why,

@@ -8,6 +8,7 @@ import pytest
 
 from tests.billing.town import Town
 from tests.stock import GPU_TYPE, START
+from tidemill.doctor import books
 from tidemill.model.errors import NotEnoughMoney
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
@@ -66,6 +67,10 @@ async def test_devices_are_kept_through_a_stop_within_the_term(town: Town) -> No
     free = stock()
     town.stop(id)
     assert stock() == free
+    wrong = town.stocked.database.run(lambda c: books.look(c, town.clock.now(), town.settings)).symptoms
+    assert [each for each in wrong if each.code in {"shareKept", "deviceKept"}] == [], (
+        "the doctor knows terms"
+    )
     await town.pass_by(1 * DAY + H, step=H)
     assert (town.state(id), stock()) == (State.STOPPED, free + 1)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, or_, select
 
 from tests import invariants
+from tests.simulation import money
 from tests.simulation.servers import Server
 from tests.simulation.stage import START
 from tests.simulation.store import Shelf
@@ -57,7 +58,8 @@ class Checks:
                 for row in connection.execute(_MOVING)
             ]
 
-        return self._world.shelf.read(work)
+        late = money.waiting(self._world.shelf) if self.clocks_are_true else []
+        return self._world.shelf.read(work) + late
 
     def at_rest(self) -> list[str]:
         """What is not as it has to be once nothing goes wrong any more."""
@@ -74,12 +76,15 @@ class Checks:
         )
         if world.users.asked:  # before the first launch nothing is taken for an orphan
             found += invariants.in_engine(books, seen)
-        found += invariants.as_asked(books, seen, world.users.asked)
+        if self.clocks_are_true:
+            found += money.unpaid(world.shelf)
+        found += invariants.as_asked(books, seen, money.asked(books, world.users.asked))
         return found
 
     def of_the_whole(self) -> list[str]:
         """What was wrong at any time."""
-        engine = self._world.engine
+        world = self._world
+        engine = world.engine
         shelf: Any = self._world.shelf
         books = invariants.read_books(shelf)
         found = [
@@ -88,10 +93,14 @@ class Checks:
         self._world.outcome.counts.update(
             f"move: {line.from_state} {line.event}" for lines in books.events.values() for line in lines
         )
+        found += money.differences(world.shelf, clocks_are_true=self.clocks_are_true)
+        world.outcome.counts.update(money.counted(world.shelf))
         found += self._keys(books)
         whats = Counter(act.what for act in self._world.story.acts)
         if not whats.keys() - UNEVENTFUL and self._world.story.setup.latency <= QUICK:
             found += self._prompt(books)
+        if not whats.keys() - UNEVENTFUL - BLOWS and (lost := money.written_off(world.shelf)):
+            found.append(f"{lost} micro-units were delivered that nobody could pay")
         blows = sum(whats[blow] for blow in BLOWS)
         is_quick = self._world.story.setup.latency <= QUICK  # else what is in time without a blow may not be
         if not whats.keys() - UNEVENTFUL - BLOWS and blows <= is_quick:
@@ -202,7 +211,7 @@ _KEYS = select(ssh_keys.c.user_id, ssh_keys.c.public_key)
 BLOWS = frozenset({"exits", "vanishes", "reboot"})  # an instance survives one of them
 DECEPTIVE = frozenset({"hides", "shows_old"})  # troubles in which a listing does not tell the truth
 UNEVENTFUL = frozenset(
-    {"launch", "start", "stop", "restart", "terminate", "add_key", "drop_key", "look", "stray"}
+    {"launch", "start", "stop", "restart", "terminate", "add_key", "drop_key", "look", "stray", "pay", "wait"}
 )
 UP = frozenset({Phase.REACHABLE})
 

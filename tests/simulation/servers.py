@@ -26,6 +26,7 @@ from tidemill.drivers.simulated.engine import Delivery, Engine
 from tidemill.metrics import Metrics
 from tidemill.model.errors import Unavailable
 from tidemill.model.observation import InstanceId, Seen
+from tidemill.reconcile.billing import Billing
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.nodes import register_nodes
 from tidemill.reconcile.presence import Presence
@@ -247,6 +248,9 @@ class Server:
             self._world.loop.call_soon(self.dies, RESTART_PAUSE, context=NOBODY)
             return
         background = [asyncio.create_task(presence.run()), asyncio.create_task(life.bells.run())]
+        if self.runs_loops:
+            billing = Billing(context.database, self.clock, settings, life.bells, context.metrics)
+            background.append(asyncio.create_task(billing.run()))
         loops = [
             asyncio.create_task(
                 Loop(

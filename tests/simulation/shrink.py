@@ -20,6 +20,7 @@ SIMPLER: tuple[tuple[str, object], ...] = (
     ("pull", 0.0),
     ("ports", 40),
     ("cores", 12),
+    ("money", "0"),
 )
 
 

@@ -5,21 +5,30 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cache
 
+from sqlalchemy import Connection
+
 from tests.simulation.store import template
 from tests.simulation.story import Setup
-from tests.stock import MONEY, offer, pay_in
+from tests.stock import MONEY, pay_in
 from tidemill.drivers.contract import Device, Node
 from tidemill.model.account import Caller, User
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
+from tidemill.model.tariff import Band
 from tidemill.settings import Settings
-from tidemill.store import accounts
+from tidemill.store import accounts, offers, tariffs
 from tidemill.store.database import Database
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 USERS_MOST = 3
-REGION = Region("region-0", "local", "gpu.example.org", "simulated")
+REGION = Region("region-0", "local", "gpu.example.org", "simulated", zone="Asia/Kathmandu")
 IMAGE = Image("image-0", "Debian 12", "tidemill/debian:12")
 GPU = "H100"
+PRICE = 1_234_567_891  # of an hour of the cheapest, in micro-units
+DISK_PRICE = 7_654_321  # of a GB and hour
+TIDE = tuple(  # another one with every minute, in a zone that is 5:45 from UTC
+    Band(f"minute-{minute}", frozenset(range(7)), minute, minute + 1, 300 + 250 * (minute % 3))
+    for minute in range(17 * 60 + 45, 17 * 60 + 55)
+)
 
 
 def _type(name: str, cores: int, gpus: int) -> InstanceType:
@@ -30,7 +39,11 @@ def _type(name: str, cores: int, gpus: int) -> InstanceType:
         memory_mb=1024,
         gpu_name=GPU if gpus else "",
         gpu_num=gpus,
-        prices={ChargeMode.PER_HOUR: 1_000_000},
+        prices={
+            ChargeMode.PER_HOUR: PRICE * (1 + 2 * gpus),
+            ChargeMode.TIDE_PER_HOUR: PRICE * (1 + 2 * gpus),
+            ChargeMode.PER_DAY: PRICE // 500,
+        },
     )
 
 
@@ -43,7 +56,7 @@ def prepared() -> tuple[bytes, tuple[Caller, ...]]:
     users: list[User] = []
 
     def fill(database: Database) -> None:
-        database.run(lambda connection: offer(connection, list(TYPES.values()), REGION, IMAGE))
+        database.run(_offer)
         for number in range(USERS_MOST):
             name = f"user-{number}"
             made = database.run(
@@ -56,6 +69,12 @@ def prepared() -> tuple[bytes, tuple[Caller, ...]]:
 
     made = template(fill)
     return made, tuple(map(Caller, users))
+
+
+def _offer(connection: Connection) -> None:
+    types = list(TYPES.values())
+    offers.publish(connection, new_regions=[REGION], new_images=[IMAGE], new_types=types)
+    tariffs.publish(connection, types=types, regions=[REGION], tide=TIDE, disk=DISK_PRICE, at=START)
 
 
 @cache

@@ -41,6 +41,7 @@ class Setup:
         latency: seconds that a call of database or engine usually takes.
         start, stop, pull: seconds that an instance takes at most to come up, to end, to have its image.
         skew: seconds that the servers' clocks are apart.
+        money: for how many seconds of the cheapest instance each user has money, as "40+0"; 0 for plenty.
     """
 
     roles: str = "all"
@@ -54,10 +55,15 @@ class Setup:
     stop: float = 0.0
     pull: float = 0.0
     skew: float = 0.0
+    money: str = "0"
 
     @property
     def servers(self) -> int:
         return len(self.roles.split("+"))
+
+    @property
+    def purses(self) -> tuple[float, ...]:
+        return tuple(map(float, self.money.split("+")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ def read(text: str) -> Story:
         if words[0] == "seed":
             seed = int(words[1])
         elif words[0] == "setup":
-            setup = Setup(**dict(map(_pair, words[1:])))  # type: ignore[arg-type]
+            given = dict(map(_pair, words[1:]))
+            setup = Setup(**given | {"money": str(given.get("money", "0"))})  # type: ignore[arg-type]
         else:
             acts.append(Act(float(words[0]), words[1], tuple(map(_pair, words[2:]))))
     return Story(seed, setup, tuple(sorted(acts, key=lambda act: act.at)))
@@ -124,7 +131,51 @@ def draw(seed: int) -> Story:
         skew=chance.choice((0.0, 0.0, 0.2, 1.0)),
     )
     acts = _Drawing(chance, setup, crowded=crowded).acts()
-    return Story(seed, setup, tuple(sorted(acts, key=lambda act: act.at)))
+    return _with_money(Story(seed, setup, tuple(sorted(acts, key=lambda act: act.at))))
+
+
+def _with_money(story: Story) -> Story:
+    """The same with prices of all kinds, and with users that have little: drawn apart from the rest."""
+    chance = stream(story.seed, "money")
+    acts: list[Act] = []
+    terms: dict[Value, dict[str, Value]] = {}
+    for act in story.acts:
+        given = dict(act.given)
+        if act.what == "launch":
+            drawn = terms.setdefault(given["name"], _terms(chance))
+            acts.append(replace(act, given=tuple((given | drawn).items())))
+        else:
+            acts.append(act)
+    purses = ["0"] * story.setup.users
+    if chance.random() < 0.35:
+        poor = chance.randrange(story.setup.users)
+        seconds = round(chance.choice((21.0, 21.0, 45.0, 300.0)) * chance.uniform(1.0, 1.4), 3)
+        purses[poor] = str(seconds)
+        first = min(
+            (act.at for act in acts if act.what == "launch" and dict(act.given)["user"] == poor), default=99.0
+        )
+        if first + seconds < 70.0:  # then it is seen that the money was used up
+            acts.append(Act(round(first + seconds + 50.0, 3), "wait"))
+        for _ in range(chance.choice((0, 0, 1, 2))):
+            paid: dict[str, Value] = {"user": poor, "seconds": round(chance.uniform(1.0, 120.0), 3)}
+            acts.append(Act(round(chance.uniform(0.0, 60.0), 3), "pay", tuple(paid.items())))
+    setup = replace(story.setup, money="+".join(purses))
+    return Story(story.seed, setup, tuple(sorted(acts, key=lambda act: act.at)))
+
+
+def _terms(chance: Random) -> dict[str, Value]:
+    """How a launch is paid, as words of its act."""
+    found: dict[str, Value] = {}
+    mode = chance.choices(("perHour", "tidePerHour", "perDay"), (6, 3, 1))[0]
+    if mode != "perHour":
+        found["mode"] = mode
+    if chance.random() < 0.3:
+        found["disk"] = chance.choice((1, 10))
+    if chance.random() < 0.07:
+        found["spend"] = round(chance.uniform(1.0, 60.0), 3)
+    if chance.random() < 0.05:
+        found["limit"] = chance.randint(1, 40)
+    return found
 
 
 ROLES = (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation.planted import BUGS
+from tests.simulation.planted_money import MONEY_BUGS
 from tests.simulation.shrink import kinds, shrink
 from tests.simulation.story import draw
 from tests.simulation.world import Outcome, simulate
@@ -24,7 +25,7 @@ def find() -> tuple[int, Outcome]:
     pytest.fail(f"not found in {WITHIN} seeds")
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", BUGS + MONEY_BUGS, ids=lambda bug: bug.__name__)
 def test_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,

@@ -45,6 +45,16 @@ PUBLIC_KEYS = tuple(
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a launch is paid: charge mode, GB of data disk, maxSpend (micro-units), stopAfterSeconds; or 0."""
+
+    mode: str = "perHour"
+    disk: int = 0
+    spend: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """One launch as a story has it."""
 
@@ -56,6 +66,7 @@ class Wish:
     ports: int
     has_script: bool
     is_eager: bool
+    terms: Terms
 
 
 class Town(Protocol):
@@ -103,8 +114,11 @@ class Users:
             image_id=IMAGE.id,
             type_id=TYPES[wish.kind].id,
             region_id=REGION.id,
-            charge_mode=ChargeMode.PER_HOUR,
+            charge_mode=ChargeMode(wish.terms.mode),
             duration=1,
+            data_disk_gb=wish.terms.disk,
+            max_spend_micro=wish.terms.spend or None,
+            stop_after_seconds=wish.terms.limit or None,
             node_ports=tuple(8000 + number for number in range(wish.ports)),
             init_script="true" if wish.has_script else "",
         )
@@ -240,7 +254,7 @@ class Users:
         return None
 
 
-EXPECTED = {"overQuota", "quotaExceeded"}
+EXPECTED = {"overQuota", "quotaExceeded", "notEnoughMoney"}
 
 
 async def _told(asked: Awaitable[T]) -> tuple[T]:

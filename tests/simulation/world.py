@@ -14,13 +14,15 @@ from typing import Any
 
 import structlog
 
+from tests.simulation import money
 from tests.simulation.chance import drawn_from, stream
 from tests.simulation.checks import DECEPTIVE, Checks
+from tests.simulation.money import short_hours
 from tests.simulation.servers import NOBODY, Asking, Server, Tower
 from tests.simulation.stage import nodes_of, prepared, settings_of
 from tests.simulation.store import Call, Manner, shelf
 from tests.simulation.story import Act, Story
-from tests.simulation.users import Users, Wish
+from tests.simulation.users import Terms, Users, Wish
 from tests.simulation.virtual import NeverEnds, VirtualLoop
 from tidemill.drivers.contract import Port, Workload
 from tidemill.drivers.simulated.dials import Call as EngineCall
@@ -59,7 +61,7 @@ class Outcome:
 
 def simulate(story: Story, *, tells: bool = False) -> Outcome:
     """Tell a story to its end, and say what was wrong with it."""
-    with drawn_from(story.seed), _listening() as heard, _no_collection():
+    with drawn_from(story.seed), short_hours(), _listening() as heard, _no_collection():
         world = World(story, tells=tells)
         heard.append(world)
         try:
@@ -122,6 +124,9 @@ class World:
         self.loop = VirtualLoop()
         self.shelf = shelf()
         self.shelf.load(prepared()[0], self.given_back)
+        for user, seconds in enumerate(setup.purses):
+            if seconds:
+                money.leave(self.shelf, user, seconds)
         self.settings = settings_of(setup)
         self.engine = Engine(nodes_of(setup), now=self.loop.time)
         self.driver = SimulatedDriver(engine=self.engine, sleep=asyncio.sleep)  # of nobody: plays the world
@@ -329,8 +334,13 @@ class World:
         ports: int = 0,
         script: int = 0,
         eager: int = 0,
+        mode: str = "perHour",
+        disk: int = 0,
+        spend: float = 0.0,
+        limit: int = 0,
     ) -> None:
-        wish = Wish(name, user, type, via, key, ports, has_script=bool(script), is_eager=bool(eager))
+        terms = Terms(mode, disk, int(spend * money.SECOND), limit)
+        wish = Wish(name, user, type, via, key, ports, bool(script), bool(eager), terms)
         self._go(self.users.launch(wish))
 
     def do_start(self, act: Act, name: str, user: int, via: int) -> None:
@@ -346,6 +356,12 @@ class World:
 
     def do_look(self, _act: Act, user: int, via: int) -> None:
         self._go(self.users.look(user=user, via=via))
+
+    def do_wait(self, _act: Act) -> None:
+        """Nothing is done: the story lasts until then."""
+
+    def do_pay(self, act: Act, user: int, seconds: float) -> None:
+        money.pay(self.shelf, user, seconds, self.story.acts.index(act))
 
     # ------------------------------------------------------------------ engine and database
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from tidemill.audit.findings import KEPT, Findings
 from tidemill.audit.instances import Examined, posting_of
+from tidemill.audit.prices import HOUR
 from tidemill.audit.purses import replay
 from tidemill.store import auditing
 from tidemill.store.auditing import InstanceRow, PriceRow
@@ -20,16 +21,17 @@ FOR_INSTANCES = ("charge", "term", "hold", "release")
 R = TypeVar("R")
 
 
-def compare(connection: Connection, slack: int = APART) -> Findings:
+def compare(connection: Connection, slack: int = APART, held_for: int = HOUR) -> Findings:
     """Reckon everything anew and compare; the caller's transaction must see one state of the database.
 
-    ``slack`` is by how many microseconds clocks may have been apart, or were set.
+    ``slack`` is by how many microseconds clocks may have been apart, or were set; ``held_for`` for how many
+    microseconds of time a start sets money aside.
     """
     findings = Findings()
     prices = auditing.prices(connection)
     after = ""
     while some := auditing.some_instances(connection, after):
-        _instances(connection, some, prices, slack, findings)
+        _instances(connection, some, prices, (slack, held_for), findings)
         after = some[-1].id
     user = ""
     while some_users := auditing.some_users(connection, user):
@@ -45,7 +47,7 @@ def _instances(
     connection: Connection,
     some: Sequence[InstanceRow],
     prices: Sequence[PriceRow],
-    slack: int,
+    bounds: tuple[int, int],
     findings: Findings,
 ) -> None:
     ids = [instance.id for instance in some]
@@ -59,7 +61,7 @@ def _instances(
             meters.get(one.id, []),
             holds.get(one.id, []),
             prices,
-            slack,
+            bounds,
             lambda sentence, id=one.id: findings.differs(id, sentence),
         )
         for one in some

@@ -57,7 +57,8 @@ class Charged:
 class Examined:
     """Takes an instance's postings in their order, and says at the end what does not agree.
 
-    ``slack`` is by how many microseconds the clocks of servers may have been apart.
+    ``bounds`` are how many microseconds the clocks of servers may have been apart, and for how many a start
+    sets money aside.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Examined:
         meters: Sequence[MeterRow],
         holds: Sequence[HoldRow],
         prices: Sequence[PriceRow],
-        slack: int,
+        bounds: tuple[int, int],
         says: Says,
     ) -> None:
         self.instance = instance
@@ -80,7 +81,7 @@ class Examined:
             if (price.type_id, price.region_id, price.charge_mode, price.is_spot)
             == (instance.type_id, instance.region_id, instance.charge_mode, instance.is_spot)
         ]
-        self._slack = slack
+        self._slack, self._held_for = bounds
         self._says = says
         self._terms: list[Posted] = []
         self._held: dict[str, list[Posted]] = {}
@@ -204,9 +205,11 @@ class Examined:
             self._says(f"hold {hold.id} is {hold.amount_micro} instead of {self._to_hold(hold.held_at)}")
 
     def _to_hold(self, at: int) -> set[int]:
-        """What may have been set aside at an instant: an hour, or the term at the prices of about then."""
+        """What may have been set aside at an instant: the first hour, or a term at the prices of then."""
         if self.instance.charge_mode in HOURLY:
-            return {sum(each.numerator(at, at + HOUR) // HOUR for each in (self._compute, self._disk))}
+            return {
+                sum(each.numerator(at, at + self._held_for) // HOUR for each in (self._compute, self._disk))
+            }
         return self._of_term(at)
 
     def _of_term(self, at: int) -> set[int]:

@@ -55,12 +55,12 @@ def look(connection: Connection, now: datetime, settings: Settings) -> Books:
         sums=checkup.wrong_sums(connection),
         to_ring=[],
         alive=alive,
-        held=checkup.held_devices(connection),
+        held=checkup.held_devices(connection, now),
         restored_at=facts.get(connection, facts.RESTORED_AT) or "",
         gone=findings.ended(connection, since=now - LATELY, limit=GONE_MOST),
     )
     books.symptoms.extend(_integrity(connection))
-    books.symptoms.extend(_shares(connection, books))
+    books.symptoms.extend(_shares(connection, books, now))
     books.symptoms.extend(_devices(connection, books.held))
     books.symptoms.extend(_ports_and_meters(connection))
     books.symptoms.extend(_work(connection, books, now, settings))
@@ -89,7 +89,7 @@ def look_at_clock(about: str, at: datetime, now: datetime) -> Iterator[Symptom]:
         )
 
 
-def _shares(connection: Connection, books: Books) -> Iterator[Symptom]:
+def _shares(connection: Connection, books: Books, now: datetime) -> Iterator[Symptom]:
     for sums in books.sums:
         yield Symptom(
             "reservationSum",
@@ -98,7 +98,7 @@ def _shares(connection: Connection, books: Books) -> Iterator[Symptom]:
             f"reservations add up to {sums.cpu_is} and {sums.memory_is}",
             "--fix counts them anew",
         )
-    for id, state in checkup.shares_without_need(connection):
+    for id, state in checkup.shares_without_need(connection, now):
         yield Symptom("shareKept", id, f"it is {state} and keeps its share of a node", A_DEFECT)
     for id, state in checkup.need_without_share(connection):
         yield Symptom(
@@ -119,7 +119,7 @@ def _devices(connection: Connection, held: list[Held]) -> Iterator[Symptom]:
                 f"{device.holder} has it in the engine and is no instance; nobody else gets it meanwhile",
                 "it is free once that is removed (see orphans)",
             )
-        elif STATES[device.state].keeps is Keeps.NO:
+        elif STATES[device.state].keeps is Keeps.NO and not device.in_term:
             yield Symptom(
                 "deviceKept", where, f"{device.holder} is {device.state} and still holds it", A_DEFECT
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, Select, exists, func, select, type_coerce
+from sqlalchemy import BigInteger, Column, Connection, Executable, exists, func, select, type_coerce
 
 from tidemill.store.schema import (
     entries,
@@ -266,5 +266,5 @@ def own_sums(connection: Connection) -> dict[str, int]:
     return found
 
 
-def _stream(connection: Connection, statement: Select[Any]) -> Iterator[Any]:
+def _stream(connection: Connection, statement: Executable) -> Iterator[Any]:
     yield from connection.execute(statement, execution_options={"yield_per": ROWS_AT_ONCE})

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, and_, case, exists, false, func, or_, select, text, update
+from sqlalchemy import Connection, and_, bindparam, case, exists, false, func, or_, select, text, update
+from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.lifecycle import STATES, Keeps, State, Wanted
-from tidemill.store.schema import devices, instances, meters, node_ports, nodes, reservations
+from tidemill.store.schema import Instant, devices, instances, meters, node_ports, nodes, reservations
 
 MOST = 200  # rows of one kind that are named
 
@@ -51,7 +52,10 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A device, and who holds it: an instance in ``state``, or something that is none (None)."""
+    """A device, and who holds it: an instance in ``state``, or something that is none (None).
+
+    ``in_term`` says that it is kept for a term that was bought in advance.
+    """
 
     region_id: str
     node: str
@@ -59,6 +63,7 @@ class Held:
     model: str
     holder: str
     state: State | None
+    in_term: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +135,20 @@ def count_anew(connection: Connection, node_id: str) -> None:
     )
 
 
-def shares_without_need(connection: Connection) -> list[tuple[str, State]]:
+def shares_without_need(connection: Connection, now: datetime) -> list[tuple[str, State]]:
     """Instances that keep a share of a node in a state in which they may not."""
     rows = connection.execute(
         select(instances.c.id, instances.c.state)
         .join(reservations, reservations.c.instance_id == instances.c.id)
-        .where(instances.c.state.in_(_NOT_KEEPING))
+        .where(instances.c.state.in_(_NOT_KEEPING), ~_in_term(now))
         .limit(MOST)
     )
     return [(row.id, State(row.state)) for row in rows]
+
+
+def _in_term(now: datetime) -> ColumnElement[bool]:
+    """Whether a term that was bought in advance lasts: its devices are kept through a stop."""
+    return func.coalesce(instances.c.term_ends_at > bindparam("now", now, Instant), false())
 
 
 def need_without_share(connection: Connection) -> list[tuple[str, State]]:
@@ -150,7 +160,7 @@ def need_without_share(connection: Connection) -> list[tuple[str, State]]:
     return [(row.id, State(row.state)) for row in rows]
 
 
-def held_devices(connection: Connection) -> list[Held]:
+def held_devices(connection: Connection, now: datetime) -> list[Held]:
     """Every device that somebody holds."""
     rows = connection.execute(
         select(
@@ -160,6 +170,7 @@ def held_devices(connection: Connection) -> list[Held]:
             devices.c.name.label("model"),
             devices.c.instance_id,
             instances.c.state,
+            _in_term(now).label("in_term"),
         )
         .join(nodes, nodes.c.id == devices.c.node_id)
         .outerjoin(instances, instances.c.id == devices.c.instance_id)
@@ -174,6 +185,7 @@ def held_devices(connection: Connection) -> list[Held]:
             row.model,
             row.instance_id,
             None if row.state is None else State(row.state),
+            bool(row.in_term),
         )
         for row in rows
     ]
