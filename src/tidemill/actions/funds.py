@@ -61,7 +61,7 @@ def _check_caps(
         if used + more > cap.limit:
             whose = "this API key" if cap.subject == instance.api_key_id else "this account"
             raise Forbidden(
-                f"spend cap of {whose} per {cap.per}: the limit is {shown(cap.limit)} {settings.currency}, "
-                f"and with this start it would be {shown(used + more)}; stop something, or have the cap raised",
+                f"spend cap of {whose} per {cap.per}: the limit is {shown(cap.limit)} {settings.currency}; "
+                f"with this start it would be {shown(used + more)}; stop something, or have it raised",
                 code="overSpendCap",
             )

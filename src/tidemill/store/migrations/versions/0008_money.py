@@ -219,7 +219,7 @@ def _only_added() -> None:
             )
         return
     op.execute(
-        "CREATE FUNCTION entries_only_added() RETURNS trigger LANGUAGE plpgsql AS "
+        "CREATE OR REPLACE FUNCTION entries_only_added() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION '{ONLY_ADDED}'; END $$"
     )
     op.execute(
