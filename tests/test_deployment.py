@@ -20,10 +20,11 @@ from tidemill.deployment import (
     only_server,
     only_user,
     open_database,
+    pay_in,
     present_url,
     url_of,
 )
-from tidemill.model.errors import Conflict, Misconfigured
+from tidemill.model.errors import Conflict, Misconfigured, NotFound
 from tidemill.settings import Configuration, Settings
 from tidemill.store.accounts import login_of
 from tidemill.store.database import Database
@@ -191,3 +192,38 @@ def test_a_data_folder_is_marked_once(tmp_path: Path, clock: HandClock) -> None:
     assert deployment_label(again, settings) != label
     assert (tmp_path / "deployment").read_text() == f"{label}\n"
     again.close()
+
+
+def test_the_operator_writes_down_payments_without_a_server(tmp_path: Path, clock: HandClock) -> None:
+    made = configuration(tmp_path / "data")
+    with pytest.raises(Misconfigured):
+        pay_in(made, clock, "user", 5, id="a", memo="")
+    initialise(made, clock)
+    for id, amount, there in (("a", 500, 500), ("a", 500, 500), ("b", 7, 507), ("c", -507, 0)):
+        assert pay_in(made, clock, "User", amount, id=id, memo="").available == there
+    with pytest.raises(Conflict, match="paid back"):
+        pay_in(made, clock, "user", -1, id="d", memo="")
+    with pytest.raises(NotFound):
+        pay_in(made, clock, "nobody", 1, id="e", memo="")
+
+
+@pytest.mark.parametrize(
+    ("amount", "code", "says"),
+    [
+        ("12.50", 0, "user can spend 12.5 EUR"),
+        ("0.000001", 0, "user can spend 0.000001 EUR"),
+        ("0.0000001", 1, "finer than a millionth"),
+        ("0", 1, "nothing to write down"),
+        ("a lot", 1, "not an amount of money"),
+        ("-5", 1, "cannot be paid back"),
+    ],
+)
+def test_tidemill_credit(tmp_path: Path, amount: str, code: int, says: str) -> None:
+    from typer.testing import CliRunner
+
+    from tidemill.__main__ import app
+
+    folder = ["--data-dir", str(tmp_path / "data")]
+    assert CliRunner().invoke(app, ["init", *folder]).exit_code == 0
+    found = CliRunner().invoke(app, ["credit", *folder, "--", "user", amount])
+    assert (found.exit_code, says in found.output) == (code, True), found.output

@@ -24,11 +24,16 @@ def loaded_by(*words: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("command", ["init", "add-user", "backup"])
+@pytest.mark.parametrize("command", ["init", "add-user", "credit", "backup"])
 def test_a_short_command_loads_no_more_than_it_needs(tmp_path: Path, command: str) -> None:
     folder = str(tmp_path / "data")
     subprocess.run([sys.executable, "-m", "tidemill", "init", "--data-dir", folder], check=True)
-    words = {"init": (), "add-user": ("alice",), "backup": (str(tmp_path / "backup"),)}[command]
+    words = {
+        "init": (),
+        "add-user": ("alice",),
+        "credit": ("user", "5"),
+        "backup": (str(tmp_path / "backup"),),
+    }[command]
     loaded = loaded_by(command, *words, "--data-dir", folder)
     needed = {"alembic"} if command == "backup" else set()  # it asks which tables the revision has
     assert loaded & HEAVY == needed

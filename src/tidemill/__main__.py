@@ -119,6 +119,48 @@ def add_user(
 
 
 @app.command()
+def credit(
+    username: Annotated[str, typer.Argument(help="Who paid in.")],
+    amount: Annotated[str, typer.Argument(help="In units of the currency, such as 12.50; -- -5 pays back.")],
+    id: Annotated[
+        str | None,
+        typer.Option(help="What tells it from all other payments: the same again adds nothing."),
+    ] = None,
+    memo: Annotated[str, typer.Option(help="A note for the user's statement.")] = "",
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write down that a user paid in, beside a running server or without one."""
+    from uuid import uuid4
+
+    from tidemill import deployment
+    from tidemill.clock import SystemClock
+    from tidemill.model.money import shown
+
+    with _saying():
+        configuration = _configuration(config, data_dir)
+        funds = deployment.pay_in(
+            configuration, SystemClock(), username, _micro(amount), id=id or str(uuid4()), memo=memo
+        )
+    typer.echo(f"{username} can spend {shown(funds.available)} {configuration.settings.currency}")
+
+
+def _micro(amount: str) -> int:
+    """An amount as somebody types it, in micro-units. Raises Invalid."""
+    from tidemill.model.errors import Invalid
+    from tidemill.model.money import to_micro
+
+    below = amount.startswith("-")
+    try:
+        micro = to_micro(amount.removeprefix("-"))
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+    if not micro:
+        raise Invalid(f"{amount} is nothing to write down")
+    return -micro if below else micro
+
+
+@app.command()
 def backup(
     file: Annotated[str, typer.Argument(help="Where to write it; - for standard output.")],
     config: ConfigFile = None,

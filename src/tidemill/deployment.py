@@ -15,12 +15,15 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.actions.add_user import add_user
 from tidemill.actions.first_login import ensure_first_logins
+from tidemill.actions.operator import find_user
 from tidemill.actions.tokens import Tokens
 from tidemill.clock import Clock
 from tidemill.logs import Logger
 from tidemill.model.account import User
 from tidemill.model.errors import Misconfigured
+from tidemill.model.funds import Funds, funds_of
 from tidemill.settings import Configuration, Settings
+from tidemill.store import holds, ledger
 from tidemill.store.database import Database, parsed
 from tidemill.store.migrate import migrate, revision_of
 from tidemill.store.schema import facts
@@ -156,13 +159,40 @@ def add_account(
 
     Raises Misconfigured where there is no deployment.
     """
-    url = present_url(configuration.settings)
-    database = Database(url.render_as_string(hide_password=False))
+    with _present(configuration.settings) as database:
+        return add_user(database, username, is_admin=is_admin, now=clock.now())
+
+
+def pay_in(
+    configuration: Configuration, clock: Clock, username: str, amount: int, *, id: str, memo: str
+) -> Funds:
+    """Write down what a user paid in, in micro-units, beside a running server or without one; what they own.
+
+    Raises Misconfigured where there is no deployment, NotFound, Conflict.
+    """
+    from tidemill.actions.credit import credited  # with all that actions are handed: half as long again
+
+    now = clock.now()
+
+    def work(connection: Connection) -> Funds:
+        user = find_user(connection, "", username)
+        credited(connection, user, amount, id=id, memo=memo, now=now)
+        owned, held = ledger.accounts_of(connection, [user.id]), holds.parts_of(connection, [user.id])
+        return funds_of(user.id, owned[user.id], held[user.id], now)
+
+    with _present(configuration.settings) as database:
+        return database.run(work)
+
+
+@contextmanager
+def _present(settings: Settings) -> Generator[Database]:
+    """The database of a deployment that is there, at the newest schema. Raises Misconfigured."""
+    database = Database(present_url(settings).render_as_string(hide_password=False))
     try:
         if database.run(revision_of) is None:
             raise Misconfigured("The database is empty; `tidemill init` makes a deployment")
         migrate(database)
-        return add_user(database, username, is_admin=is_admin, now=clock.now())
+        yield database
     finally:
         database.close()
 

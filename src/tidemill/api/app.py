@@ -9,8 +9,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from tidemill.actions.context import Context
+from tidemill.actions.operator import NO_SUCH_PATH
 from tidemill.actions.throttle import Throttle
-from tidemill.api import accounts, apikeys, billing, catalogue, health, instances, metrics, sshkeys
+from tidemill.api import accounts, admin, apikeys, billing, catalogue, health, instances, metrics, sshkeys
 from tidemill.api.answering import context_of, failure
 from tidemill.api.callers import Trust
 from tidemill.api.describe import document
@@ -41,7 +42,7 @@ STATUS: dict[type[TidemillError], int] = {
     TooManyAttempts: 429,
     Unavailable: 503,
 }
-WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, health, metrics)
+WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, admin, health, metrics)
 WATCHED = (health, metrics)  # what a server without the API answers to those who watch it
 NOT_LOGGED_IN: dict[str, object] = {"code": -1, "message": str(Unauthenticated())}
 
@@ -112,7 +113,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
     said = {
         404: ("This server has no API, only /healthz, /readyz and /metrics", "pathNotFound")
         if context_of(request).settings.role == "loop"
-        else ("There is nothing at this path; /api/openapi.json lists what there is", "pathNotFound"),
+        else (NO_SUCH_PATH, "pathNotFound"),
         405: (
             "This path does not take this method; the header Allow says which it takes",
             "methodNotAllowed",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import (
+    EPOCH,
     REVENUE,
     WRITE_OFFS,
     Cause,
@@ -27,8 +28,6 @@ from tidemill.model.ledger import (
     to_one,
 )
 from tidemill.model.tariff import HELD_FOR, Tariff, due_with_rest, segments
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MeterKind(StrEnum):

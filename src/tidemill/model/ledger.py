@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 
@@ -42,6 +42,7 @@ class Cause(StrEnum):
     REFUND = "refund"
 
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REVENUE, PROMOTIONS, PAYMENTS, WRITE_OFFS = "own/revenue", "own/promotions", "own/payments", "own/writeOffs"
 OWN = {
     REVENUE: AccountKind.REVENUE,
@@ -115,6 +116,12 @@ def payment(id: str, user_id: str, amount: int, now: datetime, memo: str = "") -
     return Posting(f"payment:{id}", now, Cause.PAYMENT, user_id, (line,), memo=memo)
 
 
+def payout(id: str, user_id: str, amount: int, now: datetime, memo: str = "") -> Posting:
+    """Money that a user was paid back, out of the balance."""
+    line = Line(balance_of(user_id), PAYMENTS, amount)
+    return Posting(f"payout:{id}", now, Cause.PAYOUT, user_id, (line,), memo=memo)
+
+
 def gift(account: Account, cause: Cause, amount: int, now: datetime, memo: str = "") -> Posting:
     """A voucher or a month's credit: what its own account begins with."""
     line = Line(PROMOTIONS, account.id, amount)
@@ -125,9 +132,10 @@ def expiry(account: Account, now: datetime) -> Posting:
     """What is left of a voucher or of a month's credit goes back where it came from."""
     line = Line(account.id, PROMOTIONS, account.amount)
     memo = f"expired at {account.expires_at:%Y-%m-%dT%H:%M:%SZ}" if account.expires_at else "expired"
-    return Posting(
-        f"expiry:{account.id}:{account.amount}", now, Cause.EXPIRY, account.user_id, (line,), memo=memo
-    )
+    # What is released or refunded into it later expires again, and may be the same amount.
+    at = (now - EPOCH) // timedelta(microseconds=1)
+    id = f"expiry:{account.id}:{at}:{account.amount}"
+    return Posting(id, now, Cause.EXPIRY, account.user_id, (line,), memo=memo)
 
 
 class Purse:

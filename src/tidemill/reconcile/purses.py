@@ -55,7 +55,8 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
     next_looks = [
         found.again,
         over_at,
-        soon if waits or found.stops or over else None,
+        # Dry or over a cap: what passes can be neither stopped nor archived yet.
+        soon if waits or found.hours == 0 or over else None,
         _next_change(settings, accounts, wallet.monthly_credit, now),
     ]
     wallets.looked(

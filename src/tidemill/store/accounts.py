@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.account import ApiKey, Scope, SshKey, User
 from tidemill.model.errors import Conflict, Forbidden, Invalid
@@ -98,6 +99,30 @@ def by_id(connection: Connection, user_id: str) -> User | None:
 def by_username(connection: Connection, username: str) -> User | None:
     found = login_of(connection, username)
     return None if found is None else found.user
+
+
+def page_of_users(
+    connection: Connection,
+    *,
+    offset: int,
+    limit: int,
+    username: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[list[User], int]:
+    """Users made in [since, until) whose names have ``username`` in them, by name; and how many in all."""
+    conditions: list[ColumnElement[bool]] = []
+    if username is not None:
+        conditions.append(users.c.username.contains(normalised(username), autoescape=True))
+    if since is not None:
+        conditions.append(users.c.created_at >= since)
+    if until is not None:
+        conditions.append(users.c.created_at < until)
+    total = connection.execute(select(func.count()).select_from(users).where(*conditions)).scalar_one()
+    rows = connection.execute(
+        select(*_USER).where(*conditions).order_by(users.c.username).offset(offset).limit(limit)
+    )
+    return [User(*row) for row in rows], total
 
 
 def login_of(connection: Connection, username: str) -> Login | None:

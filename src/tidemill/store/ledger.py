@@ -137,6 +137,13 @@ def accounts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, 
     return found
 
 
+def account(connection: Connection, account_id: str) -> Account | None:
+    """One account of a user, also an empty one."""
+    mine = (ledger_accounts.c.id == account_id, ledger_accounts.c.user_id.is_not(None))
+    row = connection.execute(select(*_ACCOUNT).where(*mine)).first()
+    return None if row is None else _account(row)
+
+
 def expired(connection: Connection, user_id: str, now: datetime) -> list[Account]:
     """Accounts of a user with something in them that can be spent no longer."""
     rows = connection.execute(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.offer import ChargeMode, InstanceType, Region
 from tidemill.model.tariff import Band, Tariff
@@ -136,14 +137,35 @@ def all_current(connection: Connection) -> dict[Key, Price]:
     return {_key(price): price for price in map(_price, rows)}
 
 
-def history(connection: Connection, type_id: str, region_id: str) -> list[Price]:
-    """All prices there ever were of a type in a region, newest first."""
+def history(
+    connection: Connection,
+    *,
+    offset: int,
+    limit: int,
+    type_id: str | None = None,
+    region_id: str | None = None,
+    mode: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[list[Price], int]:
+    """Prices there ever were, set in [since, until), newest first; and how many in all."""
+    conditions: list[ColumnElement[bool]] = []
+    for column, value in (
+        (tariffs.c.type_id, type_id),
+        (tariffs.c.region_id, region_id),
+        (tariffs.c.charge_mode, mode),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    if since is not None:
+        conditions.append(tariffs.c.valid_from >= since)
+    if until is not None:
+        conditions.append(tariffs.c.valid_from < until)
+    total = connection.execute(select(func.count()).select_from(tariffs).where(*conditions)).scalar_one()
     rows = connection.execute(
-        select(*_COLUMNS)
-        .where(tariffs.c.type_id == type_id, tariffs.c.region_id == region_id)
-        .order_by(tariffs.c.id.desc())
+        select(*_COLUMNS).where(*conditions).order_by(tariffs.c.id.desc()).offset(offset).limit(limit)
     )
-    return [_price(row) for row in rows]
+    return [_price(row) for row in rows], total
 
 
 def _key(price: Price) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,6 +58,23 @@ def of(connection: Connection, user_id: str) -> Wallet | None:
         ).where(wallets.c.user_id == user_id)
     ).first()
     return None if row is None else Wallet(*row)
+
+
+def set_monthly_credit(connection: Connection, user_id: str, amount: int) -> None:
+    """What the user is given at the beginning of each month, in micro-units; 0 for nothing."""
+    connection.execute(
+        update(wallets).where(wallets.c.user_id == user_id).values(monthly_credit_micro=amount)
+    )
+
+
+def monthly_credits(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
+    """The same, by user."""
+    rows = connection.execute(
+        select(wallets.c.user_id, wallets.c.monthly_credit_micro).where(
+            wallets.c.user_id.in_(sorted(user_ids))
+        )
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def looked(

@@ -89,12 +89,12 @@ class TransactionFilter(Request):
     since: Since = None
     until: Since = None
     instanceId: Annotated[str | None, Text()] = None
-    kinds: list[Annotated[str, Choice(KINDS)]] = Field([], description="left out: all")
+    kinds: list[Annotated[str, Choice(KINDS)]] | None = None
 
     _order = field_validator("until")(not_before_since)
 
     def causes(self) -> tuple[Cause, ...]:
-        return tuple(Cause(kind) for kind in self.kinds)
+        return tuple(Cause(kind) for kind in self.kinds or ())
 
 
 class TransactionsRequest(Request):

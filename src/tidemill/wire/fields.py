@@ -7,6 +7,7 @@ OpenAPI document says the same as the check. Rules refuse by :func:`tidemill.wir
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tidemill.model.money import MICRO, MOST, to_micro
 from tidemill.wire.problem import BROKEN_RULE, NOT_IN_OPTIONS, NOT_OFFERED, TYPE_MISMATCH, refusal
 
 LARGEST = 2**31 - 1
+_TIME_OF_DAY = re.compile(r"(?!24:0?[1-9]|24:[1-5])([01][0-9]|2[0-4]):([0-5][0-9])")
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -226,3 +228,19 @@ class Instant(_Field):
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "format": "date-time"}
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOfDay(_Field):
+    """A JSON string such as 22:00, up to 24:00; gives minutes since midnight."""
+
+    def check(self, value: Any) -> int:
+        if not isinstance(value, str):
+            raise refusal(TYPE_MISMATCH)
+        found = _TIME_OF_DAY.fullmatch(value)
+        if found is None:
+            raise refusal(BROKEN_RULE, rule="must be a time of the day such as 22:00, or 24:00 for its end")
+        return int(found[1]) * 60 + int(found[2])
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({_TIME_OF_DAY.pattern})$"}
