@@ -121,6 +121,21 @@ async def test_vouchers_first_and_what_expires_soonest_before(town: Town) -> Non
     assert town.amounts()["balance"] == 10 * HOUR
 
 
+async def test_a_hold_that_is_broken_into_is_spent_where_it_came_from(town: Town) -> None:
+    """A voucher that is all set aside is empty until then; what was paid in later is spent after it."""
+    town.price(HOUR)
+    town.funds(0)
+    town.voucher(HOUR)
+    id = town.run()
+    town.clock.pass_by(1)
+    town.funds(HOUR // 10)
+    town.clock.pass_by(719)
+    town.see()
+    await town.billing.post()
+    assert town.amounts() == {"balance": HOUR // 10, "held": 0, "voucher/gift": HOUR - HOUR // 5}
+    assert town.spent(id) == HOUR // 5
+
+
 async def test_a_voucher_that_expires_in_the_middle_of_an_hour(town: Town) -> None:
     """It pays for the time before, also what is posted later; what is left of it goes back."""
     town.price(HOUR)

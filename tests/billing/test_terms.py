@@ -96,6 +96,36 @@ async def test_a_subscription_that_never_ran_costs_nothing(town: Town) -> None:
         town.launch(charge_mode=ChargeMode.PER_WEEK, duration=4)
 
 
+async def test_a_term_is_bought_with_all_that_a_voucher_has(town: Town) -> None:
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(0)
+    town.voucher(WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    await town.settle()
+    assert town.amounts() == {"balance": 0, "held": 0, "voucher/gift": 0}
+    assert town.spent(id) == WEEK
+    assert all(each.debit != "own/writeOffs" for each in town.entries())
+
+
+async def test_what_comes_back_after_its_term_is_given_none_for_nothing(town: Town) -> None:
+    """It ends by itself a moment before the term does, and is back before the timer rings."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(10 * WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    await town.settle()
+    ends = town.get(id).term_ends_at
+    assert ends is not None
+    town.clock.pass_by((ends - town.clock.now()).total_seconds() - 1)
+    town.see()
+    town.do(id, Event.EXITED)
+    town.clock.pass_by(2)
+    town.do(id, Event.REACHABLE)
+    await town.settle()
+    found = town.get(id)
+    assert (found.state, found.reason, found.term_ends_at) == (State.STOPPING, "TermEnded", ends)
+    assert town.spent(id) == WEEK
+
+
 async def test_renewed_at_the_price_of_the_day_or_ended(town: Town) -> None:
     """Months from the 31st come back to it; the second month is dearer; the third cannot be paid."""
     town.clock.pass_by((DAY * 30).total_seconds())  # 31 March 12:00

@@ -103,26 +103,15 @@ def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None
     """
     if meter.until <= meter.since:
         return Paid((), meter.since, meter.posted, meter.rest)
-    rest, spent, hold_used = meter.rest, 0, False
-    lines: list[Line] = []
-    before: list[Posting] = []
-    cuts = [meter.since, *purse.expiries(meter.since, meter.until), meter.until]
-    for begin, end in pairwise(cuts):
-        amount, rest = due_with_rest(rest, segments(meter.tariff, begin, end))
-        parts = purse.take(amount, end)
-        left = amount - sum(part for _, part in parts)
-        if left and hold is not None and not hold_used:
-            before.append(release(hold, now, purse))
-            hold_used = True
-            more = purse.take(left, end)
-            left -= sum(part for _, part in more)
-            parts += more
-        lines += to_one(parts, REVENUE)
-        if left:
-            lines.append(Line(WRITE_OFFS, REVENUE, left))
-        spent += amount
+    paid = _pay(meter, purse)
+    before: tuple[Posting, ...] = ()
+    if paid.left and hold is not None:
+        purse.give_back(paid.parts)
+        before = (release(hold, now, purse),)
+        paid = _pay(meter, purse)
+    lines, spent, rest = paid.lines, paid.spent, paid.rest
     if not lines:
-        return Paid(tuple(before), meter.until, meter.posted, rest, hold_used)
+        return Paid(before, meter.until, meter.posted, rest, bool(before))
     posting = Posting(
         id=f"charge:{meter.id}:{micros(meter.until)}",
         at=now,
@@ -135,7 +124,36 @@ def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None
         until=meter.until,
         memo=_said(meter),
     )
-    return Paid((*before, posting), meter.until, meter.posted + spent, rest, hold_used)
+    return Paid((*before, posting), meter.until, meter.posted + spent, rest, bool(before))
+
+
+@dataclass(frozen=True, slots=True)
+class _Payment:
+    """What was taken for a meter, as lines and as parts; ``left`` is what there was not enough for."""
+
+    lines: Sequence[Line]
+    parts: Sequence[tuple[str, int]]
+    spent: int
+    rest: int
+    left: int
+
+
+def _pay(meter: Metered, purse: Purse) -> _Payment:
+    lines: list[Line] = []
+    taken: list[tuple[str, int]] = []
+    rest, spent, left = meter.rest, 0, 0
+    cuts = [meter.since, *purse.expiries(meter.since, meter.until), meter.until]
+    for begin, end in pairwise(cuts):
+        amount, rest = due_with_rest(rest, segments(meter.tariff, begin, end))
+        parts = purse.take(amount, end)
+        short = amount - sum(part for _, part in parts)
+        lines += to_one(parts, REVENUE)
+        if short:
+            lines.append(Line(WRITE_OFFS, REVENUE, short))
+        taken += parts
+        spent += amount
+        left += short
+    return _Payment(lines, taken, spent, rest, left)
 
 
 def _said(meter: Metered) -> str:

@@ -142,16 +142,15 @@ class Purse:
     """What one user has to spend, account by account, while postings are made up."""
 
     def __init__(self, accounts: Iterable[Account]) -> None:
-        self._accounts = sorted(
-            (account for account in accounts if account.kind in SPENT_FIRST),
-            key=lambda each: (
-                SPENT_FIRST.index(each.kind),
-                each.expires_at is None,
-                each.expires_at.timestamp() if each.expires_at else 0.0,
-                each.id,
-            ),
-        )
-        self._left = {account.id: account.amount for account in self._accounts}
+        self._accounts: list[Account] = []
+        self._left: dict[str, int] = {}
+        self.know(accounts)
+
+    def know(self, accounts: Iterable[Account]) -> None:
+        """Have these in it as well, unless they are: one that is empty, to which something goes back."""
+        new = [each for each in accounts if each.kind in SPENT_FIRST and each.id not in self._left]
+        self._left |= {account.id: account.amount for account in new}
+        self._accounts = sorted([*self._accounts, *new], key=_turn)
 
     def available(self, until: datetime, *kinds: AccountKind) -> int:
         """What can be spent on time that ends at ``until``; of accounts of ``kinds`` alone, when given."""
@@ -176,7 +175,7 @@ class Purse:
         return taken
 
     def give_back(self, parts: Iterable[tuple[str, int]]) -> None:
-        """Put what was set aside back where it came from."""
+        """Put what was set aside back where it came from: accounts that it knows."""
         for account_id, amount in parts:
             self._left[account_id] = self._left.get(account_id, 0) + amount
 
@@ -187,6 +186,17 @@ class Purse:
         """Instants inside ``since`` to ``until`` at which something in it expires, in order."""
         found = {each.expires_at for each in self._accounts if each.expires_at and self._left[each.id] > 0}
         return sorted(instant for instant in found if since < instant < until)
+
+
+def _turn(account: Account) -> tuple[int, bool, float, str]:
+    """What is spent first is first."""
+    expires = account.expires_at
+    return (
+        SPENT_FIRST.index(account.kind),
+        expires is None,
+        expires.timestamp() if expires else 0.0,
+        account.id,
+    )
 
 
 def to_one(parts: Iterable[tuple[str, int]], credit: str) -> tuple[Line, ...]:

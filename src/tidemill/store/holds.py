@@ -60,9 +60,9 @@ def ask_to_settle(connection: Connection, instance_id: str, at: datetime) -> Non
     _SETTLE.run(connection, {"of_instance": instance_id, "when": at})
 
 
-def ask_to_capture(connection: Connection, instance_id: str, at: datetime) -> None:
-    """Have the instance's hold spent on the term that began."""
-    _CAPTURE.run(connection, {"of_instance": instance_id, "when": at})
+def ask_to_capture(connection: Connection, instance_id: str, at: datetime) -> bool:
+    """Have the instance's hold spent on the term that began; False when it has none."""
+    return _CAPTURE.run(connection, {"of_instance": instance_id, "when": at}) == 1
 
 
 def of_instances(connection: Connection, instance_ids: Collection[str]) -> dict[str, Hold]:

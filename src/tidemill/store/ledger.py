@@ -144,6 +144,15 @@ def account(connection: Connection, account_id: str) -> Account | None:
     return None if row is None else _account(row)
 
 
+def by_ids(connection: Connection, ids: Iterable[str]) -> list[Account]:
+    """Accounts of users by their ids, also empty ones."""
+    found: list[Account] = []
+    for some in _batches(sorted(set(ids))):
+        rows = connection.execute(select(*_ACCOUNT).where(ledger_accounts.c.id.in_(some)))
+        found += [_account(row) for row in rows]
+    return found
+
+
 def expired(connection: Connection, user_id: str, now: datetime) -> list[Account]:
     """Accounts of a user with something in them that can be spent no longer."""
     rows = connection.execute(

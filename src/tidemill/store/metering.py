@@ -7,7 +7,7 @@ the meter in the same transaction as its postings; several servers take differen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -210,7 +210,17 @@ def _spare_holds(
         due[meter.user_id] += 1 + int((meter.until - meter.since) / HOUR * meter.tariff.rate_most * 1.001)
     short = {id for id, amount in due.items() if amount > purses[id].available(now)}
     ids = {meter.instance_id for meter in found if meter.user_id in short}
-    return holds.of_instances(connection, ids) if ids else {}
+    spares = holds.of_instances(connection, ids) if ids else {}
+    _know(connection, purses, spares.values())
+    return spares
+
+
+def _know(connection: Connection, purses: dict[str, Purse], released: Iterable[Hold]) -> None:
+    """What is released goes back to accounts that may be empty, and is to be spent from there."""
+    ids = {account_id for hold in released for account_id, _ in hold.parts}
+    for account in ledger.by_ids(connection, ids):
+        if account.user_id in purses:
+            purses[account.user_id].know([account])
 
 
 def _settle(
@@ -218,7 +228,9 @@ def _settle(
 ) -> list[Posting]:
     """End the holds that nothing more will be charged for; those of subscriptions pay for the term."""
     postings: list[Posting] = []
-    for hold, captures in holds.due(connection, now, limit):
+    due = holds.due(connection, now, limit)
+    _know(connection, purses, (hold for hold, captures in due if captures))
+    for hold, captures in due:
         purse = purses.get(hold.user_id)
         if purse is None or hold.id in used:  # became due meanwhile; the next batch has it
             continue

@@ -60,7 +60,9 @@ def began(connection: Connection, instance: Instance, at: datetime) -> Instance:
     price = _price_of(connection, instance)
     zone = "UTC" if price is None else price.zone
     ends = period_end(instance.charge_mode, at, instance.duration, zone)
-    holds.ask_to_capture(connection, instance.id, at)
+    captured = holds.ask_to_capture(connection, instance.id, at)
+    if instance.term_ends_at is not None and instance.price_micro and not captured:
+        return replace(instance, timer_at=at)  # nobody paid for another one: it is renewed, or stopped
     return replace(instance, term_began_at=at, term_ends_at=ends, timer_at=at)
 
 
