@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import gcd
@@ -73,12 +74,14 @@ def rates(base: int, bands: list[dict[str, Any]], zone: str) -> Rates:
     """The rates of a row of prices."""
     if not bands:
         return Rates(base)
-    stretches = tuple(
-        Stretch(tuple(each["weekdays"]), each["begins"], (each["ends"] - each["begins"] - 1) % 1440 + 1)
-        for each in bands
-    )
+    stretches = tuple(stretch(each["weekdays"], each["begins"], each["ends"]) for each in bands)
     minutes = gcd(15, *(edge for each in bands for edge in (each["begins"], each["ends"])))
     return Rates(base, tuple(each["rate"] for each in bands), Grid(stretches, zone, minutes * MINUTE))
+
+
+def stretch(weekdays: Iterable[int], begins: int, ends: int) -> Stretch:
+    """A band from minute to minute; one that ends no later than it begins, ends on the next day."""
+    return Stretch(tuple(weekdays), begins, ends - begins if begins < ends else ends + 1440 - begins)
 
 
 @lru_cache(maxsize=2000)
