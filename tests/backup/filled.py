@@ -15,11 +15,11 @@ from tidemill.actions.tokens import Tokens
 from tidemill.backup.archive import Manifest
 from tidemill.backup.take import back_up, private_file
 from tidemill.model.account import ApiKey, Scope, SshKey
+from tidemill.model.cap import MONTH, Cap
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import Event, State
 from tidemill.settings import OWN_FILE, Settings
 from tidemill.store import accounts, backup, caps, facts, instances, launch_keys, schema
-from tidemill.store.caps import Cap
 from tidemill.store.database import Database
 
 OWN_TEXT = '# mine\nregion_name = "here"\n'
@@ -111,7 +111,7 @@ def _add_the_rest(connection: Connection, stocked: Stocked, clock: HandClock, in
         schema.instances.update().where(schema.instances.c.id == instance_id).values(leased_to="server-1")
     )
     connection.execute(schema.regions.update().values(seen_at=now))
-    caps.put(connection, Cap(alice, caps.MONTH, 10**12, now))
+    caps.put(connection, Cap(alice, MONTH, 10**12, now))
     connection.execute(
         insert(schema.findings),
         {

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from tests.billing.town import Town
+from tidemill.model.cap import HOUR, MONTH, Cap, by_operator
 from tidemill.model.errors import Forbidden
 from tidemill.model.lifecycle import State
 from tidemill.store import caps, wallets
-from tidemill.store.caps import Cap
 
 UNIT = 1_000_000
 H, S = timedelta(hours=1), timedelta(seconds=1)
@@ -29,13 +29,13 @@ def cap(town: Town, per: str, limit: int, subject: str | None = None) -> None:
 async def test_per_hour(town: Town) -> None:
     """A third that costs 3.6 is too much for 8 an hour; lowered, the last launched is stopped."""
     town.price(36 * UNIT // 10)
-    cap(town, caps.HOUR, 8 * UNIT)
+    cap(town, HOUR, 8 * UNIT)
     first = town.run()
     town.clock.pass_by(1)
     second = town.run()
     with pytest.raises(Forbidden, match=r"cap of this account per hour: the limit is 8 EUR.*would be 10\.8"):
         town.launch()
-    cap(town, caps.HOUR, 4 * UNIT, caps.by_operator(town.user.id))
+    cap(town, HOUR, 4 * UNIT, by_operator(town.user.id))
     town.clock.pass_by(1)
     await town.settle()
     assert (town.state(first), town.state(second)) == (State.RUNNING, State.STOPPING)
@@ -45,7 +45,7 @@ async def test_per_hour(town: Town) -> None:
 async def test_per_month(town: Town) -> None:
     """Ten are reached after less than three hours of 3.6; in the next month there is room again."""
     town.price(36 * UNIT // 10)
-    cap(town, caps.MONTH, 10 * UNIT)
+    cap(town, MONTH, 10 * UNIT)
     id = town.run()
     await town.pass_by(3 * H, step=30 * S)
     assert (town.state(id), town.get(id).reason) == (State.STOPPING, "SpendCap")
@@ -62,7 +62,7 @@ async def test_of_one_key(town: Town) -> None:
     """What others launched does not count for it."""
     town.price(36 * UNIT // 10)
     town.run()
-    cap(town, caps.HOUR, 1, "key-1")
+    cap(town, HOUR, 1, "key-1")
     town.run()
     await town.settle()
     assert all(town.state(id) is State.RUNNING for id in town.everybody())

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from tidemill.model.cap import HOUR
 from tidemill.model.charging import set_aside, to_hold
 from tidemill.model.errors import Forbidden, NotEnoughMoney
 from tidemill.model.instance import Instance
@@ -51,7 +52,7 @@ def _check_caps(
 ) -> None:
     """Raises Forbidden when this start is more than may be spent, naming the cap, its limit and its use."""
     for cap in caps.of(connection, instance.user_id, instance.api_key_id):
-        if cap.per == caps.HOUR:
+        if cap.per == HOUR:
             used = caps.rate(connection, cap, instance.user_id)  # with this one
             more = 0
         else:

@@ -11,6 +11,7 @@ from tidemill.actions.operator import check_operator
 from tidemill.actions.price_history import price_history
 from tidemill.actions.refund import refund
 from tidemill.actions.set_price import set_price
+from tidemill.actions.spend_caps import set_users_cap
 from tidemill.actions.transactions import transactions_of
 from tidemill.actions.voucher import voucher
 from tidemill.api.answering import answer, body_of, context_of, currency_of
@@ -29,6 +30,7 @@ from tidemill.wire.admin import (
     PriceSetRequest,
     PricesRequest,
     RefundRequest,
+    UserCapRequest,
     UserRow,
     UsersAnswer,
     UsersRequest,
@@ -37,6 +39,7 @@ from tidemill.wire.admin import (
 )
 from tidemill.wire.answers import units
 from tidemill.wire.billing import TransactionRow, TransactionsAnswer
+from tidemill.wire.caps import CapsAnswer
 from tidemill.wire.pages import PagerInfo
 
 router = APIRouter(prefix="/api/admin")
@@ -72,6 +75,24 @@ async def post_credit(request: Request) -> Response:
         memo=sent.memo,
     )
     return _posted(request, made)
+
+
+@router.post(
+    "/cap",
+    **describe(
+        "Cap what a user may spend per hour or month; the user cannot lift it",
+        takes=UserCapRequest,
+        gives=CapsAnswer,
+        fails=(404,),
+    ),
+)
+async def post_cap(request: Request) -> Response:
+    await _operator(request, changes=True)
+    sent = await body_of(request, UserCapRequest)
+    user_id, found = await set_users_cap(
+        context_of(request), user_id=sent.userId, username=sent.username, per=sent.per, limit=sent.limit
+    )
+    return answer(CapsAnswer.of(found, user_id, currency_of(request)))
 
 
 @router.post(

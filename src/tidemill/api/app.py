@@ -11,7 +11,18 @@ from starlette.exceptions import HTTPException
 from tidemill.actions.context import Context
 from tidemill.actions.operator import NO_SUCH_PATH
 from tidemill.actions.throttle import Throttle
-from tidemill.api import accounts, admin, apikeys, billing, catalogue, health, instances, metrics, sshkeys
+from tidemill.api import (
+    accounts,
+    admin,
+    apikeys,
+    billing,
+    caps,
+    catalogue,
+    health,
+    instances,
+    metrics,
+    sshkeys,
+)
 from tidemill.api.answering import context_of, failure
 from tidemill.api.callers import Trust
 from tidemill.api.describe import document
@@ -42,7 +53,7 @@ STATUS: dict[type[TidemillError], int] = {
     TooManyAttempts: 429,
     Unavailable: 503,
 }
-WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, admin, health, metrics)
+WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, caps, admin, health, metrics)
 WATCHED = (health, metrics)  # what a server without the API answers to those who watch it
 NOT_LOGGED_IN: dict[str, object] = {"code": -1, "message": str(Unauthenticated())}
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
+from tidemill.model.cap import HOUR, MONTH
 from tidemill.model.charging import Metered, MeterKind, owed
 from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
 from tidemill.model.lifecycle import Event, State
@@ -125,7 +126,7 @@ def _over_caps(
     for cap in caps.all_of(connection, user_id):
         rate = caps.rate(connection, cap, user_id)
         ids = caps.running(connection, cap, user_id)
-        if cap.per == caps.MONTH:
+        if cap.per == MONTH:
             begins, ends = month_of(now, settings.timezone)
             due = sum(
                 owed(replace(each, until=max(now, each.since)))
@@ -142,7 +143,7 @@ def _over_caps(
             instance = instances.get(connection, instance_id)
             if rate <= cap.limit or instance is None:
                 break
-            if cap.per == caps.HOUR:
+            if cap.per == HOUR:
                 rate -= instance.price_micro + instance.disk_price_micro * instance.data_disk_gb
             message = f"The spend cap per {cap.per} of {shown(cap.limit)} {settings.currency} is reached"
             stops[instance_id] = Due(instance_id, instance.version, Event.UNPAID, "SpendCap", message)

@@ -1,44 +1,24 @@
-"""Limits on what may be spent: of a user or one of their API keys, per hour or per calendar month.
-
-A subject is a user's id for a cap they set themselves, ``operator/`` and the id for one that the operator
-set, or an API key's id.
-"""
+"""Spend caps, and what counts for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.sql import ColumnElement
 
+from tidemill.model.cap import Cap, by_operator
 from tidemill.model.ledger import REVENUE, Cause
 from tidemill.model.lifecycle import STATES, Wanted
 from tidemill.store.schema import entries, holds, instances, spend_caps
 
-HOUR, MONTH = "hour", "month"
 _TO_RUN = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
 _HOURLY = ("perHour", "tidePerHour")
 
 
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """``limit`` in micro-units per hour or month."""
-
-    subject: str
-    per: str
-    limit: int
-    set_at: datetime
-
-
-def by_operator(user_id: str) -> str:
-    """The subject of what the operator allows a user."""
-    return f"operator/{user_id}"
-
-
-def of(connection: Connection, user_id: str, key_id: str | None = None) -> list[Cap]:
-    """The caps that hold for a user, and for one of their keys, where one is named."""
-    subjects = [user_id, by_operator(user_id), *([key_id] if key_id else [])]
+def of(connection: Connection, user_id: str, *key_ids: str | None) -> list[Cap]:
+    """The caps that hold for a user, and for those of their keys that are named."""
+    subjects = [user_id, by_operator(user_id), *(key_id for key_id in key_ids if key_id)]
     rows = connection.execute(
         select(spend_caps.c.subject, spend_caps.c.per, spend_caps.c.limit_micro, spend_caps.c.set_at)
         .where(spend_caps.c.subject.in_(subjects))
@@ -52,10 +32,7 @@ def all_of(connection: Connection, user_id: str) -> list[Cap]:
     keys = select(instances.c.api_key_id).where(
         instances.c.user_id == user_id, instances.c.api_key_id.is_not(None)
     )
-    found = of(connection, user_id)
-    for key_id in connection.execute(keys.distinct()).scalars():
-        found += [cap for cap in of(connection, user_id, key_id) if cap.subject == key_id]
-    return found
+    return of(connection, user_id, *connection.execute(keys.distinct()).scalars())
 
 
 def put(connection: Connection, cap: Cap) -> None:

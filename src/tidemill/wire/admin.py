@@ -15,6 +15,7 @@ from tidemill.model.offer import ChargeMode
 from tidemill.model.tariff import Band
 from tidemill.wire.answers import Answer, units
 from tidemill.wire.billing import Since, TransactionFilter, TransactionRow, not_before_since
+from tidemill.wire.caps import CapLimit
 from tidemill.wire.fields import Choice, Flag, Instant, Money, Request, Text, TimeOfDay
 from tidemill.wire.pages import Pager, PagerInfo
 from tidemill.wire.problem import BROKEN_RULE, NOT_SET, refusal
@@ -49,6 +50,15 @@ class CreditRequest(Request):
     amount: Annotated[int, Money(signed=True, some=True)] = Field(description="below 0 is paid back")
     id: Id = Field(description="what tells this payment from all others of the user")
     memo: Memo = ""
+
+    _whom = field_validator("username")(_needs_a_user)
+
+
+class UserCapRequest(CapLimit):
+    """Body of POST /api/admin/cap."""
+
+    userId: UserId = ""
+    username: UserId = _username()
 
     _whom = field_validator("username")(_needs_a_user)
 
