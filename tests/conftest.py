@@ -94,3 +94,9 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def stocked(database: Database, clock: HandClock) -> Stocked:
     return stock(database, clock)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long first: at the end no worker waits for another's."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def with_manifest(content: bytes, **changes: Any) -> bytes:
     return packed(parts)
 
 
+def _unpacked(content: bytes) -> bytes | None:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_damage_passes_for_a_whole_backup(
@@ -95,7 +103,7 @@ def test_no_damage_passes_for_a_whole_backup(
         bad = good + data.draw(
             st.binary(min_size=1, max_size=64).filter(lambda more: bool(more.strip(b"\0")))
         )
-    if bad == good:
+    if bad == good or _unpacked(bad) == _unpacked(good):  # a bit of deflate's that says nothing
         return
     refused(bad, tmp_path_factory.mktemp("bad"))
 

@@ -20,6 +20,8 @@ from tidemill.store import accounts, ledger
 from tidemill.store.database import Database
 from tidemill.store.schema import entries, holds, instances
 
+pytestmark = pytest.mark.slow
+
 ASKED, PAID_FOR = 200, 37
 UNIT = 1_000_000  # the hour's price, in micro-units
 

@@ -8,6 +8,8 @@ from tests.simulation.shrink import shrink
 from tests.simulation.story import draw
 from tests.simulation.world import simulate
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 400
 BATCH = 25
 

@@ -379,7 +379,7 @@ meters = Table(
     ),
     Index(
         "ix_meters_contradicted",
-        "instance_id",
+        "seen_until",
         sqlite_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
         postgresql_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
     ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, case, exists, func, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, select, text, update
 
 from tidemill.model.charging import MeterKind
 from tidemill.model.instance import Instance
@@ -39,7 +39,10 @@ _MISS = (
 )
 _WAITING = Prepared(
     select(meters.c.id, meters.c.instance_id).where(
-        meters.c.closed_at.is_(None), meters.c.seen_until.is_not(None), _HERE
+        meters.c.closed_at.is_(None),
+        meters.c.seen_until.is_not(None),
+        text("meters.seen_until >= 0"),  # all of them: a range of their own index
+        _HERE,
     )
 )
 _BACK = update(meters).where(meters.c.id.in_(bindparam("ids", expanding=True))).values(seen_until=None)

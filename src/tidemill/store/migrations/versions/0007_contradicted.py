@@ -17,7 +17,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_meters_contradicted",
         "meters",
-        ["instance_id"],
+        ["seen_until"],
         unique=False,
         sqlite_where=sa.text("seen_until IS NOT NULL AND closed_at IS NULL"),
         postgresql_where=sa.text("seen_until IS NOT NULL AND closed_at IS NULL"),
