@@ -93,10 +93,16 @@ def in_header(name: str, schema: dict[str, Any], meaning: str) -> dict[str, Any]
     return {"name": name, "in": "header", "required": False, "description": meaning, "schema": schema}
 
 
+def _below(model: type[Request]) -> list[type[Request]]:
+    """Every model that is made of this one, also of one that is."""
+    direct = model.__subclasses__()
+    return direct + [each for child in direct for each in _below(child)]
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole document."""
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    bodies = [model for model in Request.__subclasses__() if model.__module__.startswith("tidemill.wire.")]
+    bodies = [model for model in _below(Request) if model.__module__.startswith("tidemill.wire.")]
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_REF)
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas.get("$defs", {}))

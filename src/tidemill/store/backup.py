@@ -42,6 +42,7 @@ from tidemill.store.sqlite import Begin, open_engine
 from tidemill.store.trouble import is_trouble, unavailable
 
 READ_AT_ONCE = 500
+GOING_TENTHS = 20  # tenths of a second that a connection that was closed may still be seen
 SKIPPED = 1_000_000  # more than anybody changes a password, keys or signs out between two restores
 
 _KINDS = {JSON: "json", LargeBinary: "bytes", Boolean: "boolean", Integer: "integer", Numeric: "number"}
@@ -143,13 +144,21 @@ def is_empty(connection: Connection) -> bool:
 
 
 def users_of(connection: Connection) -> int:
-    """How many others are connected to this database (PostgreSQL): servers, or whoever."""
-    return connection.execute(
-        text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid() AND usesysid IS NOT NULL"
-        )
-    ).scalar_one()
+    """How many others are connected to this database (PostgreSQL): servers, or whoever.
+
+    Who has just gone is seen for a moment longer, and is waited for.
+    """
+    count = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid() AND usesysid IS NOT NULL"
+    )
+    others = connection.execute(count).scalar_one()
+    for _ in range(GOING_TENTHS):
+        if not others:
+            break
+        connection.execute(text("SELECT pg_sleep(0.1), pg_stat_clear_snapshot()"))
+        others = connection.execute(count).scalar_one()
+    return others
 
 
 def set_aside(connection: Connection, name: str) -> None:
