@@ -262,20 +262,6 @@ def entries_of(
     return [_entry(row) for row in rows]
 
 
-def count_entries(
-    connection: Connection,
-    user_id: str,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    instance_id: str | None = None,
-    causes: Collection[Cause] = (),
-) -> int:
-    return connection.execute(
-        select(func.count()).select_from(entries).where(*_chosen(user_id, since, until, instance_id, causes))
-    ).scalar_one()
-
-
 def _chosen(
     user_id: str,
     since: datetime | None,

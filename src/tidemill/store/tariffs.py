@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -235,8 +235,6 @@ def publish(
 
 
 def _since(price: Price, instant: datetime) -> Price:
-    from dataclasses import replace
-
     return replace(price, valid_from=instant)
 
 
