@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.cap import Cap, by_operator
 from tidemill.model.ledger import REVENUE, Cause
 from tidemill.model.lifecycle import STATES, Wanted
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import entries, holds, instances, spend_caps
 
 _TO_RUN = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
 _HOURLY = ("perHour", "tidePerHour")
+_CAP = select(spend_caps.c.subject, spend_caps.c.per, spend_caps.c.limit_micro, spend_caps.c.set_at).order_by(
+    spend_caps.c.subject, spend_caps.c.per
+)
+_OF = Prepared(_CAP.where(among(spend_caps.c.subject, "ids")))
+_ALL_OF = Prepared(
+    _CAP.where(
+        or_(
+            spend_caps.c.subject == bindparam("of_user"),
+            spend_caps.c.subject == bindparam("by_operator"),
+            exists().where(
+                instances.c.user_id == bindparam("of_user"), instances.c.api_key_id == spend_caps.c.subject
+            ),
+        )
+    )
+)
 
 
 def of(connection: Connection, user_id: str, *key_ids: str | None) -> list[Cap]:
     """The caps that hold for a user, and for those of their keys that are named."""
     subjects = [user_id, by_operator(user_id), *(key_id for key_id in key_ids if key_id)]
-    rows = connection.execute(
-        select(spend_caps.c.subject, spend_caps.c.per, spend_caps.c.limit_micro, spend_caps.c.set_at)
-        .where(spend_caps.c.subject.in_(subjects))
-        .order_by(spend_caps.c.subject, spend_caps.c.per)
-    )
-    return [Cap(*row) for row in rows]
+    return [Cap(*row) for row in _OF.all(connection, {"ids": subjects})]
 
 
 def all_of(connection: Connection, user_id: str) -> list[Cap]:
     """The caps of a user and of the keys that anything of theirs was launched with."""
-    keys = select(instances.c.api_key_id).where(
-        instances.c.user_id == user_id, instances.c.api_key_id.is_not(None)
-    )
-    return of(connection, user_id, *connection.execute(keys.distinct()).scalars())
+    rows = _ALL_OF.all(connection, {"of_user": user_id, "by_operator": by_operator(user_id)})
+    return [Cap(*row) for row in rows]
 
 
 def put(connection: Connection, cap: Cap) -> None:

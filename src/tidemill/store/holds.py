@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, select, true, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, true, update
 
 from tidemill.model.charging import Hold
-from tidemill.store.prepared import Prepared
+from tidemill.model.offer import ChargeMode
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, holds, instances, meters
 
 RELEASED, CAPTURED = "released", "captured"
@@ -29,6 +30,34 @@ _CAPTURE = Prepared(
     .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None))
     .values(settle_at=bindparam("when", type_=Instant), capture=true())
 )
+_OPEN = (among(holds.c.instance_id, "ids"), holds.c.ended_at.is_(None), ~holds.c.capture)
+_OF_INSTANCES = Prepared(select(*_HOLD).where(*_OPEN))
+_UNPOSTED = exists().where(
+    meters.c.instance_id == holds.c.instance_id,
+    meters.c.closed_at.is_not(None),
+    meters.c.post_at.is_not(None),
+)
+_DUE = Prepared(
+    select(*_HOLD, holds.c.capture)
+    .where(holds.c.ended_at.is_(None), holds.c.settle_at <= bindparam("now", type_=Instant), ~_UNPOSTED)
+    .order_by(holds.c.settle_at, holds.c.id)
+    .limit(bindparam("most"))
+)
+_END = Prepared(
+    update(holds)
+    .where(holds.c.id == bindparam("hold_id"), holds.c.ended_at.is_(None))
+    .values(ended_at=bindparam("when", type_=Instant), outcome=bindparam("how"))
+)
+_FOR_HOURS = Prepared(
+    select(func.coalesce(func.sum(holds.c.amount_micro), 0))
+    .join(instances, instances.c.id == holds.c.instance_id)
+    .where(
+        holds.c.user_id == bindparam("of_user"),
+        holds.c.ended_at.is_(None),
+        or_(*(instances.c.charge_mode == mode.value for mode in ChargeMode if mode.hourly)),
+    )
+)
+_WRITE = Prepared(insert(holds), columns=("id", "instance_id", "user_id", "amount_micro", "parts", "held_at"))
 
 
 def _hold(row: Sequence[Any]) -> Hold:
@@ -37,8 +66,8 @@ def _hold(row: Sequence[Any]) -> Hold:
 
 def write(connection: Connection, hold: Hold, now: datetime) -> None:
     """Write a new hold; its posting is the caller's. Raises IntegrityError when the instance has one."""
-    connection.execute(
-        insert(holds),
+    _WRITE.run(
+        connection,
         {
             "id": hold.id,
             "instance_id": hold.instance_id,
@@ -67,53 +96,23 @@ def ask_to_capture(connection: Connection, instance_id: str, at: datetime) -> bo
 
 def of_instances(connection: Connection, instance_ids: Collection[str]) -> dict[str, Hold]:
     """Open holds, by instance."""
-    rows = connection.execute(
-        select(*_HOLD).where(
-            holds.c.instance_id.in_(sorted(instance_ids)), holds.c.ended_at.is_(None), ~holds.c.capture
-        )
-    )
-    return {row[1]: _hold(row) for row in rows}
+    return {row[1]: _hold(row) for row in _OF_INSTANCES.all(connection, {"ids": instance_ids})}
 
 
 def due(connection: Connection, now: datetime, limit: int) -> list[tuple[Hold, bool]]:
     """Holds to settle, with whether they are to be captured; not while a closed meter has more to post."""
-    unposted = exists().where(
-        meters.c.instance_id == holds.c.instance_id,
-        meters.c.closed_at.is_not(None),
-        meters.c.post_at.is_not(None),
-    )
-    rows = connection.execute(
-        select(*_HOLD, holds.c.capture)
-        .where(holds.c.ended_at.is_(None), holds.c.settle_at <= now, ~unposted)
-        .order_by(holds.c.settle_at, holds.c.id)
-        .limit(limit)
-    )
-    return [(_hold(row), bool(row[4])) for row in rows]
+    return [(_hold(row), bool(row[4])) for row in _DUE.all(connection, {"now": now, "most": limit})]
 
 
 def end(connection: Connection, hold_id: str, now: datetime, outcome: str) -> bool:
     """End an open hold; False when somebody did already."""
-    ended = connection.execute(
-        update(holds)
-        .where(holds.c.id == hold_id, holds.c.ended_at.is_(None))
-        .values(ended_at=now, outcome=outcome)
-    )
-    return ended.rowcount == 1
+    return _END.run(connection, {"hold_id": hold_id, "when": now, "how": outcome}) == 1
 
 
 def held_for_hours(connection: Connection, user_id: str) -> int:
     """What a user has set aside for instances that are paid by the hour."""
-    return int(
-        connection.execute(
-            select(func.coalesce(func.sum(holds.c.amount_micro), 0))
-            .join(instances, instances.c.id == holds.c.instance_id)
-            .where(
-                holds.c.user_id == user_id,
-                holds.c.ended_at.is_(None),
-                instances.c.charge_mode.in_(["perHour", "tidePerHour"]),
-            )
-        ).scalar_one()
-    )
+    ((amount,),) = _FOR_HOURS.all(connection, {"of_user": user_id})
+    return int(amount)
 
 
 def parts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[tuple[str, int]]]:

@@ -28,7 +28,7 @@ from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
 from tidemill.store import meters, reservations
 from tidemill.store.prepared import Prepared
-from tidemill.store.schema import events, instances
+from tidemill.store.schema import Instant, events, instances
 
 COLUMNS = tuple(field.name for field in fields(Instance))
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
@@ -62,6 +62,17 @@ _STANDINGS = Prepared(
             instances.c.applied_revision >= instances.c.revision,
         ).label("rests"),
     ).where(instances.c.region_id == bindparam("here"), instances.c.state != State.RELEASED.value)
+)
+_TIMERS = Prepared(
+    select(instances.c.id)
+    .where(instances.c.timer_at <= bindparam("now", type_=Instant))
+    .order_by(instances.c.timer_at, instances.c.id)
+    .limit(bindparam("most"))
+)
+_ARCHIVED = Prepared(
+    _SELECT.where(
+        instances.c.user_id == bindparam("of_user"), instances.c.state == State.ARCHIVED.value
+    ).order_by(instances.c.id)
 )
 _AT_STATE, _AT_MODE, _AT_KEYS = (COLUMNS.index(name) for name in ("state", "charge_mode", "ssh_key_ids"))
 
@@ -171,20 +182,12 @@ def _lowered(name: str) -> str:
 
 def timers(connection: Connection, now: datetime, limit: int) -> list[str]:
     """Ids of instances that time has something to do for now, the longest due first."""
-    return list(
-        connection.execute(
-            select(instances.c.id)
-            .where(instances.c.timer_at <= now)
-            .order_by(instances.c.timer_at, instances.c.id)
-            .limit(limit)
-        ).scalars()
-    )
+    return [row[0] for row in _TIMERS.all(connection, {"now": now, "most": limit})]
 
 
 def archived(connection: Connection, user_id: str) -> list[Instance]:
     """The user's instances whose data is kept though there is no money."""
-    mine = (instances.c.user_id == user_id, instances.c.state == State.ARCHIVED.value)
-    return [from_row(row) for row in connection.execute(_SELECT.where(*mine).order_by(instances.c.id))]
+    return [from_row(row) for row in _ARCHIVED.all(connection, {"of_user": user_id})]
 
 
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, case, select, update
 
 from tidemill.model.instance import Instance
 from tidemill.store.instances import COLUMNS, from_row
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances
 
 _FREE = instances.c.leased_to.is_(None)
@@ -25,19 +25,20 @@ _DUE = (
 )
 _NAMED = (
     select(instances.c.id)
-    .where(instances.c.id.in_(bindparam("ids", expanding=True)), _FREE, _HERE)
+    .where(among(instances.c.id, "ids"), _FREE, _HERE)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
     .cte("chosen")
 )
-_TAKE, _TAKE_NAMED = (
-    update(instances)
-    .where(instances.c.id.in_(select(chosen.c.id)), _FREE)
-    .values(leased_to=bindparam("owner"))
-    .returning(*(instances.c[name] for name in COLUMNS))
+_TAKE_DUE, _TAKE_NAMED = (
+    Prepared(
+        update(instances)
+        .where(instances.c.id.in_(select(chosen.c.id)), _FREE)
+        .values(leased_to=bindparam("owner"))
+        .returning(*(instances.c[name] for name in COLUMNS))
+    )
     for chosen in (_DUE, _NAMED)
 )
-_TAKE_DUE = Prepared(_TAKE)
 _SETTLE = Prepared(
     update(instances)
     .where(instances.c.id == bindparam("settled_id"), instances.c.leased_to == bindparam("owner"))
@@ -73,8 +74,8 @@ def claim(
     asked = {"owner": owner, "now": now, "here": region_id}
     claimed = [from_row(row) for row in _TAKE_DUE.all(connection, asked | {"most": limit})]
     if ids and len(claimed) < limit:  # by themselves: an OR of both would read the whole table
-        named = asked | {"most": limit - len(claimed), "ids": list(ids)}
-        claimed += [from_row(row) for row in connection.execute(_TAKE_NAMED, named)]
+        named = asked | {"most": limit - len(claimed), "ids": ids}
+        claimed += [from_row(row) for row in _TAKE_NAMED.all(connection, named)]
     return claimed
 
 

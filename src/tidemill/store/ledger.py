@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
@@ -27,9 +27,8 @@ from tidemill.model.ledger import (
     balance_of,
     held_of,
 )
-from tidemill.store.schema import entries, ledger_accounts, users, wallets
-
-IDS_MOST = 500
+from tidemill.store.prepared import Prepared, among
+from tidemill.store.schema import Instant, entries, ledger_accounts, users, wallets
 
 _ACCOUNT = (
     ledger_accounts.c.id,
@@ -39,10 +38,33 @@ _ACCOUNT = (
     ledger_accounts.c.expires_at,
     ledger_accounts.c.name,
 )
-_MOVE = (
+_LOCK = Prepared(
+    select(users.c.id).where(among(users.c.id, "ids")).order_by(users.c.id).with_for_update(key_share=True)
+)
+_SPENDABLE = Prepared(
+    select(*_ACCOUNT).where(
+        among(ledger_accounts.c.user_id, "ids"),
+        or_(ledger_accounts.c.amount_micro > 0, ledger_accounts.c.kind == AccountKind.BALANCE.value),
+    )
+)
+_BY_IDS = Prepared(select(*_ACCOUNT).where(among(ledger_accounts.c.id, "ids")))
+_EXPIRED = Prepared(
+    select(*_ACCOUNT)
+    .where(
+        ledger_accounts.c.user_id == bindparam("of_user"),
+        ledger_accounts.c.amount_micro > 0,
+        ledger_accounts.c.expires_at <= bindparam("now", type_=Instant),
+    )
+    .order_by(ledger_accounts.c.id)
+)
+_MOVE = Prepared(
     update(ledger_accounts)
     .where(ledger_accounts.c.id == bindparam("account_id"), ledger_accounts.c.amount_micro.is_not(None))
     .values(amount_micro=ledger_accounts.c.amount_micro + bindparam("change"))
+)
+_KNOWN = Prepared(select(entries.c.posting_id).where(among(entries.c.posting_id, "ids")))
+_WRITE = Prepared(
+    insert(entries).inline(), columns=[each.name for each in entries.columns if each.name != "seq"]
 )
 
 
@@ -119,21 +141,15 @@ def take_turns(connection: Connection, user_ids: Iterable[str]) -> None:
     """Until the transaction ends nobody else spends what these users have."""
     if connection.dialect.name == "sqlite":
         return  # who writes is alone
-    for ids in _batches(sorted(set(user_ids))):
-        connection.execute(
-            select(users.c.id).where(users.c.id.in_(ids)).order_by(users.c.id).with_for_update(key_share=True)
-        )
+    _LOCK.all(connection, {"ids": set(user_ids)})
 
 
 def accounts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[Account]]:
     """The accounts of users that have something in them, and always the balance; by user."""
     found: dict[str, list[Account]] = {user_id: [] for user_id in user_ids}
-    worth = (ledger_accounts.c.amount_micro > 0) | (ledger_accounts.c.kind == AccountKind.BALANCE.value)
-    for ids in _batches(sorted(found)):
-        rows = connection.execute(select(*_ACCOUNT).where(ledger_accounts.c.user_id.in_(ids), worth))
-        for row in rows:
-            account = _account(row)
-            found[account.user_id].append(account)
+    for row in _SPENDABLE.all(connection, {"ids": user_ids}):
+        account = _account(row)
+        found[account.user_id].append(account)
     return found
 
 
@@ -146,25 +162,13 @@ def account(connection: Connection, account_id: str) -> Account | None:
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> list[Account]:
     """Accounts of users by their ids, also empty ones."""
-    found: list[Account] = []
-    for some in _batches(sorted(set(ids))):
-        rows = connection.execute(select(*_ACCOUNT).where(ledger_accounts.c.id.in_(some)))
-        found += [_account(row) for row in rows]
-    return found
+    wanted = set(ids)
+    return [_account(row) for row in _BY_IDS.all(connection, {"ids": wanted})] if wanted else []
 
 
 def expired(connection: Connection, user_id: str, now: datetime) -> list[Account]:
     """Accounts of a user with something in them that can be spent no longer."""
-    rows = connection.execute(
-        select(*_ACCOUNT)
-        .where(
-            ledger_accounts.c.user_id == user_id,
-            ledger_accounts.c.amount_micro > 0,
-            ledger_accounts.c.expires_at <= now,
-        )
-        .order_by(ledger_accounts.c.id)
-    )
-    return [_account(row) for row in rows]
+    return [_account(row) for row in _EXPIRED.all(connection, {"of_user": user_id, "now": now})]
 
 
 def _account(row: Sequence[Any]) -> Account:
@@ -178,7 +182,9 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
     The caller has the turn of every user in them. Raises IntegrityError when an account would go below
     zero: then nothing of the transaction stands.
     """
-    known = _known(connection, [posting.id for posting in postings])
+    if not postings:
+        return []
+    known = {row[0] for row in _KNOWN.all(connection, {"ids": [posting.id for posting in postings]})}
     new = list({posting.id: posting for posting in postings if posting.id not in known}.values())
     rows = [
         {
@@ -201,7 +207,7 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
         for number, line in enumerate(posting.lines)
     ]
     if rows:
-        connection.execute(insert(entries).inline(), rows)
+        _WRITE.run_many(connection, rows)
         _move(connection, (line for posting in new for line in posting.lines))
     return new
 
@@ -227,17 +233,7 @@ def _move(connection: Connection, lines: Iterable[Line]) -> None:
         for account_id, change in sorted(changes.items())
         if change and account_id not in OWN
     ]
-    if moved:
-        connection.execute(_MOVE, moved)
-
-
-def _known(connection: Connection, ids: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for some in _batches(ids):
-        found |= set(
-            connection.execute(select(entries.c.posting_id).where(entries.c.posting_id.in_(some))).scalars()
-        )
-    return found
+    _MOVE.run_many(connection, moved)
 
 
 def entries_of(
@@ -307,7 +303,3 @@ def _entry(row: Sequence[Any]) -> Entry:
     values = list(row)
     values[4] = Cause(values[4])
     return Entry(*values)
-
-
-def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + IDS_MOST] for start in range(0, len(ids), IDS_MOST)]

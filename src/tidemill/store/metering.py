@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import Connection, Float, bindparam, case, exists, func, or_, select, update
 
 from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, release, term
 from tidemill.model.ledger import Posting, Purse
@@ -19,9 +19,10 @@ from tidemill.model.offer import ChargeMode
 from tidemill.model.tariff import HOUR, POSTED_EVERY, Tariff
 from tidemill.store import holds, ledger, tariffs
 from tidemill.store.instances import get
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, meters, regions
 
-_DUE = (
+_METER = (
     select(
         meters.c.id,
         meters.c.kind,
@@ -45,7 +46,25 @@ _DUE = (
     .outerjoin(regions, regions.c.id == instances.c.region_id)
 )
 _COSTS = (meters.c.closed_at.is_(None), meters.c.rate_most > 0)
-_WRITE = (
+_OF_USER = meters.c.user_id == bindparam("of_user")
+_DUE = Prepared(
+    _METER.where(meters.c.post_at <= bindparam("now", type_=Instant))
+    .order_by(meters.c.post_at, meters.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(of=meters, skip_locked=True)
+)
+_OPEN = Prepared(_METER.where(_OF_USER, *_COSTS))
+_OF_INSTANCES = Prepared(_METER.where(among(meters.c.instance_id, "ids")).order_by(meters.c.id))
+_SINCE = func.coalesce(meters.c.posted_until, meters.c.opened_at)
+_ACCRUING = Prepared(
+    select(
+        func.coalesce(func.sum(meters.c.rate_most), 0),
+        func.coalesce(
+            func.sum(meters.c.rate_most * 1.0 * (bindparam("now", type_=Instant) - _SINCE)), 0.0, type_=Float
+        ),
+    ).where(_OF_USER, *_COSTS)
+)
+_WRITE = Prepared(
     update(meters)
     .where(meters.c.id == bindparam("meter_id"))
     .values(
@@ -55,6 +74,27 @@ _WRITE = (
         post_at=bindparam("next", type_=Instant),
     )
 )
+
+
+class _Row(NamedTuple):
+    """One meter, with what its instance costs: the columns of ``_METER``."""
+
+    id: int
+    kind: str
+    user_id: str
+    instance_id: str
+    opened_at: datetime
+    posted_until: datetime | None
+    posted_micro: int
+    posted_rest: int
+    closed_at: datetime | None
+    seen_until: datetime | None
+    seen_at: datetime | None
+    charge_mode: str
+    price_micro: int
+    tariff_id: int | None
+    disk_price_micro: int
+    data_disk_gb: int
 
 
 class Batch(NamedTuple):
@@ -67,9 +107,11 @@ class Batch(NamedTuple):
 
 def run_batch(connection: Connection, now: datetime, limit: int) -> Batch:
     """Charge up to ``limit`` meters that are due, then settle up to as many holds."""
-    rows = _due_rows(connection, now, limit)
-    found = _metered(connection, rows, now)
+    rows = _DUE.all(connection, {"now": now, "most": limit})
     settled = holds.due(connection, now, limit) if len(rows) < limit else []
+    if not rows and not settled:
+        return Batch(0, 0, frozenset())
+    found = _metered(connection, rows, now)
     users = {meter.user_id for meter in found} | {hold.user_id for hold, _ in settled}
     ledger.take_turns(connection, users)
     purses = {id: Purse(accounts) for id, accounts in ledger.accounts_of(connection, users).items()}
@@ -80,19 +122,9 @@ def run_batch(connection: Connection, now: datetime, limit: int) -> Batch:
     return Batch(len(rows) + len(settled), len(postings), frozenset(users))
 
 
-def _due_rows(connection: Connection, now: datetime, limit: int) -> Sequence[Any]:
-    return connection.execute(
-        _DUE.where(meters.c.post_at <= now)
-        .order_by(meters.c.post_at, meters.c.id)
-        .limit(limit)
-        .with_for_update(of=meters, skip_locked=True)
-    ).all()
-
-
 def open_of_user(connection: Connection, user_id: str, now: datetime) -> list[Metered]:
     """The user's meters that run, up to ``now`` or when their instance was last seen."""
-    rows = connection.execute(_DUE.where(meters.c.user_id == user_id, *_COSTS)).all()
-    return _metered(connection, rows, now)
+    return _metered(connection, _OPEN.all(connection, {"of_user": user_id}), now)
 
 
 def of_instance(connection: Connection, instance_id: str, now: datetime) -> list[Metered]:
@@ -102,8 +134,7 @@ def of_instance(connection: Connection, instance_id: str, now: datetime) -> list
 
 def of_instances(connection: Connection, instance_ids: Collection[str], now: datetime) -> list[Metered]:
     """All meters of instances, oldest first."""
-    mine = meters.c.instance_id.in_(sorted(instance_ids))
-    return _metered(connection, connection.execute(_DUE.where(mine).order_by(meters.c.id)).all(), now)
+    return _metered(connection, _OF_INSTANCES.all(connection, {"ids": instance_ids}), now)
 
 
 def used_between(
@@ -136,7 +167,8 @@ def used_between(
     return list(ids), total
 
 
-def _metered(connection: Connection, rows: Sequence[Any], now: datetime) -> list[Metered]:
+def _metered(connection: Connection, found_rows: Sequence[Sequence[Any]], now: datetime) -> list[Metered]:
+    rows = [_Row(*row) for row in found_rows]
     prices = tariffs.by_ids(connection, {row.tariff_id for row in rows if row.tariff_id is not None})
     found: list[Metered] = []
     for row in rows:
@@ -163,7 +195,7 @@ def _metered(connection: Connection, rows: Sequence[Any], now: datetime) -> list
     return found
 
 
-def _tariff(row: Any, prices: dict[int, tariffs.Price]) -> Tariff:
+def _tariff(row: _Row, prices: dict[int, tariffs.Price]) -> Tariff:
     if row.kind == MeterKind.DISK.value:
         return Tariff(row.disk_price_micro * row.data_disk_gb)
     if row.tariff_id is None or not ChargeMode(row.charge_mode).hourly:
@@ -186,8 +218,7 @@ def _charge(
             used.add(spares.pop(meter.instance_id).id)
         postings += paid.postings
         written.append(_row(meter, paid, now))
-    if written:
-        connection.execute(_WRITE, written)
+    _WRITE.run_many(connection, written)
     return postings, used
 
 
@@ -252,13 +283,7 @@ def accruing(connection: Connection, user_id: str, now: datetime) -> tuple[int, 
 
     Both in micro-units, the second a float: bounds, for telling that there is plenty.
     """
-    at = func.coalesce(meters.c.posted_until, meters.c.opened_at)
-    rate, weighted = connection.execute(
-        select(
-            func.coalesce(func.sum(meters.c.rate_most), 0),
-            func.coalesce(func.sum(meters.c.rate_most * 1.0 * (bindparam("now", now, Instant) - at)), 0.0),
-        ).where(meters.c.user_id == user_id, *_COSTS)
-    ).one()
+    ((rate, weighted),) = _ACCRUING.all(connection, {"of_user": user_id, "now": now})
     return int(rate), float(weighted) / 3.6e9
 
 
@@ -267,7 +292,7 @@ def hurry(connection: Connection, user_id: str, instant: datetime, now: datetime
     late = (
         meters.c.user_id == user_id,
         meters.c.post_at.is_not(None),
-        func.coalesce(meters.c.posted_until, meters.c.opened_at) < instant,
+        instant > _SINCE,
     )
     if connection.execute(select(meters.c.id).where(*late).limit(1)).first() is None:
         return False

@@ -7,24 +7,90 @@ SQLAlchemy's all the same; on PostgreSQL, where the way to the server costs more
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, TextClause, Update
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Select,
+    Text,
+    TextClause,
+    TypeDecorator,
+    Update,
+    bindparam,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 Statement = Select[*tuple[Any, ...]] | Insert | Update | Delete | TextClause
+
+
+class _Many(TypeDecorator[Collection[Any]]):
+    """Several values of one type as one parameter."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, each: type[TypeEngine[Any]]) -> None:
+        super().__init__()
+        self.each = each
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return Text() if dialect.name == "sqlite" else ARRAY(self.each)
+
+    def process_bind_param(self, value: Collection[Any] | None, dialect: Dialect) -> Any:
+        found = sorted(value or ())
+        return json.dumps(found) if dialect.name == "sqlite" else found
+
+
+class among(FunctionElement[bool]):
+    """Whether ``column`` is one of the values in the parameter ``name``.
+
+    Unlike SQLAlchemy's own IN the statement is the same for any number of values, so it can be Prepared.
+    The values are those that the database keeps: strings and integers.
+    """
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], name: str) -> None:
+        super().__init__(column, bindparam(name, type_=_Many(type(column.type))))
+
+    def self_group(self, against: Any = None) -> Any:
+        """As it is: "= 1" behind it, as of any other function, would keep SQLite from using an index."""
+        return self
+
+
+@compiles(among)
+def _among(element: among, compiler: SQLCompiler, **words: Any) -> str:
+    column, values = element.clauses
+    return f"{compiler.process(column, **words)} = ANY ({compiler.process(values, **words)})"
+
+
+@compiles(among, "sqlite")
+def _among_sqlite(element: among, compiler: SQLCompiler, **words: Any) -> str:
+    column, values = element.clauses
+    given = compiler.process(values, **words)
+    return f"{compiler.process(column, **words)} IN (SELECT value FROM json_each({given}))"  # noqa: S608 - a placeholder
 
 
 class Prepared:
     """One statement with named parameters, for any number of runs.
 
     An insert names the ``columns`` that it is given. Parameters that expand (``IN`` of a list) are not
-    for here. Raises what ``connection.execute`` raises, except that on SQLite only IntegrityError is
-    SQLAlchemy's; the rest are sqlite3's own.
+    for here: :class:`among` is. Raises what ``connection.execute`` raises, except that on SQLite only
+    IntegrityError is SQLAlchemy's; the rest are sqlite3's own.
     """
 
     def __init__(self, statement: Statement, *, columns: Sequence[str] | None = None) -> None:
@@ -54,13 +120,30 @@ class Prepared:
             return connection.execute(self.statement, dict(values)).rowcount
         return self._run(connection, values)[1].rowcount
 
+    def run_many(self, connection: Connection, rows: Collection[Mapping[str, Any]]) -> None:
+        """Run what gives no rows for each of ``rows``, all with the same keys, in one call of the driver."""
+        if not rows:
+            return
+        if connection.dialect.name != "sqlite":
+            connection.execute(self.statement, list(rows))
+            return
+        plan = self._planned(connection)
+        self._raise_known(connection, "executemany", plan, map(plan.parameters, rows))
+
     def _run(self, connection: Connection, values: Mapping[str, Any]) -> tuple[_Plan, sqlite3.Cursor]:
-        plan = self._plan
-        if plan is None:
-            plan = self._plan = _Plan(self.statement, connection.dialect, self._columns)
+        plan = self._planned(connection)
+        return plan, self._raise_known(connection, "execute", plan, plan.parameters(values))
+
+    def _planned(self, connection: Connection) -> _Plan:
+        if self._plan is None:
+            self._plan = _Plan(self.statement, connection.dialect, self._columns)
+        return self._plan
+
+    @staticmethod
+    def _raise_known(connection: Connection, how: str, plan: _Plan, parameters: Any) -> sqlite3.Cursor:
         raw: Any = connection.connection.dbapi_connection
         try:
-            return plan, raw.execute(plan.sql, plan.parameters(values))
+            return getattr(raw, how)(plan.sql, parameters)
         except sqlite3.IntegrityError as error:
             raise IntegrityError(plan.sql, None, error, hide_parameters=True) from error
 

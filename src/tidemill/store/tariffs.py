@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.offer import ChargeMode, InstanceType, Region
 from tidemill.model.tariff import Band, Tariff
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import EPOCH, tariffs
 
 FILE, ADMIN = "file", "admin"  # who set a price
@@ -41,6 +41,7 @@ _CURRENT = Prepared(
     .order_by(tariffs.c.id.desc())
     .limit(1)
 )
+_BY_IDS = Prepared(select(*_COLUMNS).where(among(tariffs.c.id, "ids")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +122,10 @@ def disk_price(connection: Connection, region_id: str) -> int:
 
 def by_ids(connection: Connection, ids: Iterable[int]) -> dict[int, Price]:
     """Rows by their ids."""
-    wanted = sorted(set(ids))
+    wanted = set(ids)
     if not wanted:
         return {}
-    rows = connection.execute(select(*_COLUMNS).where(tariffs.c.id.in_(wanted)))
-    return {row[0]: _price(row) for row in rows}
+    return {row[0]: _price(row) for row in _BY_IDS.all(connection, {"ids": wanted})}
 
 
 def all_current(connection: Connection) -> dict[Key, Price]:

@@ -19,6 +19,22 @@ _LOOK = Prepared(
     )
     .values(look_at=bindparam("when", type_=Instant))
 )
+_WALLET = select(wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro)
+_DUE = Prepared(
+    _WALLET.where(wallets.c.look_at <= bindparam("now", type_=Instant))
+    .order_by(wallets.c.look_at, wallets.c.user_id)
+    .limit(bindparam("most"))
+)
+_OF = Prepared(_WALLET.where(wallets.c.user_id == bindparam("of_user")))
+_LOOKED = Prepared(
+    update(wallets)
+    .where(wallets.c.user_id == bindparam("of_user"))
+    .values(
+        look_at=bindparam("next", type_=Instant),
+        told_hours=bindparam("told"),
+        dry_since=bindparam("dry", type_=Instant),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +58,11 @@ def look_at(connection: Connection, user_id: str, when: datetime) -> None:
 
 def due(connection: Connection, now: datetime, limit: int) -> list[Wallet]:
     """Wallets to look at now."""
-    rows = connection.execute(
-        select(wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro)
-        .where(wallets.c.look_at <= now)
-        .order_by(wallets.c.look_at, wallets.c.user_id)
-        .limit(limit)
-    )
-    return [Wallet(*row) for row in rows]
+    return [Wallet(*row) for row in _DUE.all(connection, {"now": now, "most": limit})]
 
 
 def of(connection: Connection, user_id: str) -> Wallet | None:
-    row = connection.execute(
-        select(
-            wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro
-        ).where(wallets.c.user_id == user_id)
-    ).first()
+    row = _OF.first(connection, {"of_user": user_id})
     return None if row is None else Wallet(*row)
 
 
@@ -86,8 +92,4 @@ def looked(
     dry_since: datetime | None,
 ) -> None:
     """Write down what was found, and when to look again; None for when something changes."""
-    connection.execute(
-        update(wallets)
-        .where(wallets.c.user_id == user_id)
-        .values(look_at=next_look, told_hours=told_hours, dry_since=dry_since)
-    )
+    _LOOKED.run(connection, {"of_user": user_id, "next": next_look, "told": told_hours, "dry": dry_since})
