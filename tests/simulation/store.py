@@ -78,6 +78,7 @@ class Shelf:
         raw = self._raw
         if not raw.in_transaction:
             raw.execute("BEGIN")
+        changes = raw.total_changes
         raw.execute("SAVEPOINT one")
         try:
             result = work(self._connection)
@@ -88,9 +89,10 @@ class Shelf:
         raw.execute("RELEASE one")
         if durable:
             raw.execute("COMMIT")
-        before, self._holders = self._holders, {row[0] for row in raw.execute(_HOLDERS)}
-        for instance_id in sorted(before - self._holders):
-            self._given_back(instance_id)
+        if raw.total_changes != changes:
+            before, self._holders = self._holders, {row[0] for row in raw.execute(_HOLDERS)}
+            for instance_id in sorted(before - self._holders):
+                self._given_back(instance_id)
         return result
 
     def read(self, work: Work[T]) -> T:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tidemill.store.prepared import Prepared
 from tidemill.store.schema import findings
 
 KEPT = timedelta(days=90)  # how long one that is over can be looked up
@@ -36,6 +37,11 @@ _COLUMNS = tuple(
         "ended_at",
         "outcome",
     )
+)
+_OPEN_IN = Prepared(
+    select(*_COLUMNS)
+    .where(findings.c.region_id == bindparam("here"), findings.c.ended_at.is_(None))
+    .order_by(findings.c.seq)
 )
 
 
@@ -67,12 +73,7 @@ class Finding:
 
 def open_in(connection: Connection, region_id: str) -> list[Finding]:
     """The open findings of a region, oldest first."""
-    return _read(
-        connection,
-        select(*_COLUMNS)
-        .where(findings.c.region_id == region_id, findings.c.ended_at.is_(None))
-        .order_by(findings.c.seq),
-    )
+    return [Finding(*row) for row in _OPEN_IN.all(connection, {"here": region_id})]
 
 
 def ended(connection: Connection, *, since: datetime, limit: int) -> list[Finding]:

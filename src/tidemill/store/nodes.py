@@ -21,6 +21,9 @@ _KNOWN_DEVICES = Prepared(
     .join(nodes, nodes.c.id == devices.c.node_id)
     .where(nodes.c.region_id == bindparam("region_id"), devices.c.present)
 )
+_ANY_PRESENT = Prepared(
+    select(nodes.c.id).where(nodes.c.region_id == bindparam("here"), nodes.c.present).limit(1)
+)
 _NAME = Prepared(select(nodes.c.name).where(nodes.c.id == bindparam("wanted_id")))
 
 
@@ -45,8 +48,7 @@ class FoundNode:
 
 def any_present(connection: Connection, region_id: str) -> bool:
     """Whether any machine of the region is there to take an instance, full or not."""
-    there = select(nodes.c.id).where(nodes.c.region_id == region_id, nodes.c.present).limit(1)
-    return connection.execute(there).first() is not None
+    return _ANY_PRESENT.first(connection, {"here": region_id}) is not None
 
 
 @dataclass(frozen=True, slots=True)

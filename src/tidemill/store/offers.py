@@ -20,6 +20,8 @@ _TYPE = select(
 )
 _REGION_BY_ID = _REGION.where(regions.c.id == bindparam("wanted_id"))
 _OFFERED_REGION = Prepared(_REGION_BY_ID.where(regions.c.offered))
+_REGIONS = Prepared(_REGION.order_by(regions.c.position))
+_OFFERED_REGIONS = Prepared(_REGION.where(regions.c.offered).order_by(regions.c.position))
 _OFFERED_IMAGE = Prepared(_IMAGE.where(images.c.id == bindparam("wanted_id"), images.c.offered))
 _OFFERED_TYPE = Prepared(_TYPE.where(instance_types.c.id == bindparam("wanted_id"), instance_types.c.offered))
 _TYPE_COLUMNS = tuple(_TYPE.exported_columns.keys())
@@ -54,8 +56,7 @@ def offered_type(connection: Connection, type_id: str) -> InstanceType | None:
 
 
 def all_regions(connection: Connection, *, offered: bool = True) -> list[Region]:
-    statement = _REGION.where(regions.c.offered) if offered else _REGION
-    return [Region(**row) for row in connection.execute(statement.order_by(regions.c.position)).mappings()]
+    return [Region(*row) for row in (_OFFERED_REGIONS if offered else _REGIONS).all(connection, {})]
 
 
 def all_images(connection: Connection) -> list[Image]:
