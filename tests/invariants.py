@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -97,16 +97,18 @@ def in_database(
     servers: Collection[str] = (),
     slack: float = 10.0,
     clock_set_back: bool = False,
+    late: float = 0,
 ) -> list[str]:
     """What is wrong in the database by itself.
 
     ``servers`` are the names of those alive, who may hold leases. ``slack`` is how many seconds a state
     may outlast its deadline before somebody looks. A clock that was set back (``clock_set_back``) makes
-    later hours of an instance carry earlier times.
+    later hours of an instance carry earlier times. What a user asks for may lie with the database for as
+    long as ``late`` seconds; what was posted meanwhile stays posted.
     """
     books = _books(database)
     found = [sentence for check in IN_BOOKS for sentence in check(books)]
-    found += meters(books, clock_set_back=clock_set_back)
+    found += meters(books, clock_set_back=clock_set_back, late=late)
     found += leases(books, servers)
     found += deadlines(books, now, settings, slack)
     if not clock_set_back:
@@ -195,7 +197,7 @@ def ports(books: Books) -> Iterator[str]:
             yield f"{instance.id} is {instance.state} and has no node port for ssh"
 
 
-def meters(books: Books, *, clock_set_back: bool = False) -> Iterator[str]:
+def meters(books: Books, *, clock_set_back: bool = False, late: float = 0) -> Iterator[str]:
     """One meter for each time in a billed state, with its times; open exactly while it lasts."""
     for instance in books.instances.values():
         billed, found = _billed(books.events.get(instance.id, ())), books.meters.get(instance.id, ())
@@ -205,7 +207,7 @@ def meters(books: Books, *, clock_set_back: bool = False) -> Iterator[str]:
         if len(found) != len(billed):
             yield f"{instance.id} was in a billed state {len(billed)} times and has {len(found)} meters"
         for meter, time in zip(found, billed, strict=False):
-            yield from _wrong_times(meter, time, clock_set_back=clock_set_back)
+            yield from _wrong_times(meter, time, clock_set_back=clock_set_back, late=late)
     for instance_id in books.meters.keys() - books.instances.keys():
         yield f"there is a meter of {instance_id}, which is no instance"
 
@@ -230,7 +232,7 @@ def _billed(events: Rows) -> list[_Billed]:
     return found
 
 
-def _wrong_times(meter: Row[Any], time: _Billed, *, clock_set_back: bool) -> Iterator[str]:
+def _wrong_times(meter: Row[Any], time: _Billed, *, clock_set_back: bool, late: float) -> Iterator[str]:
     which = f"meter {meter.id} of {meter.instance_id}"
     if (meter.start, meter.opened_at) != (time.start, time.since):
         yield (
@@ -245,7 +247,7 @@ def _wrong_times(meter: Row[Any], time: _Billed, *, clock_set_back: bool) -> Ite
         yield f"{which} was closed before it was opened"
     elif time.until is None:
         yield f"{which} is closed, and the instance still runs"
-    elif meter.closed_at > max(time.until, meter.opened_at) and not clock_set_back:
+    elif meter.closed_at > max(time.until + timedelta(seconds=late), meter.opened_at) and not clock_set_back:
         yield f"{which} was closed at {meter.closed_at}; the instance ran until {time.until}"
 
 

@@ -13,7 +13,17 @@ from tests.stock import CPU_TYPE, REGION, HandClock, Stocked, accept
 from tidemill.actions.ask import _paid_for
 from tidemill.model.account import User
 from tidemill.model.instance import Instance
-from tidemill.model.ledger import Account, AccountKind, Cause, gift
+from tidemill.model.ledger import (
+    PAYMENTS,
+    WRITE_OFFS,
+    Account,
+    AccountKind,
+    Cause,
+    Line,
+    Posting,
+    balance_of,
+    gift,
+)
 from tidemill.model.lifecycle import STATES, Event, State, Wanted
 from tidemill.model.offer import ChargeMode
 from tidemill.model.tariff import Band
@@ -73,16 +83,11 @@ class Town:
         change = amount - held.get("balance", 0)
 
         def work(connection: Connection) -> None:
-            from tidemill.model.ledger import PAYMENTS, Line, Posting, balance_of
-
             mine = balance_of(self.user.id)
             line = Line(PAYMENTS, mine, change) if change > 0 else Line(mine, PAYMENTS, -change)
             cause = Cause.PAYMENT if change > 0 else Cause.PAYOUT
             posting = Posting(f"set:{self.clock.now()}", self.clock.now(), cause, self.user.id, (line,))
             ledger.post(connection, [posting])
-            from tidemill.store import wallets
-
-            wallets.look_at(connection, self.user.id, self.clock.now())
 
         if change:
             self.stocked.database.run(work)
@@ -168,6 +173,10 @@ class Town:
             for each in self.entries(Cause.CHARGE, Cause.TERM)
             if id is None or each.instance_id == id
         )
+
+    def lost(self) -> int:
+        """What was delivered and nobody paid, in micro-units."""
+        return sum(each.amount for each in self.entries() if each.debit == WRITE_OFFS)
 
     def amounts(self) -> dict[str, int]:
         """What the user's accounts hold, by the last part of their ids."""

@@ -32,8 +32,8 @@ def charges_again_what_was_charged(patch: Patch) -> None:
     patch.setattr(metering, "_row", row)
     real_charge = charging.charge
 
-    def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None) -> Paid:
-        paid = real_charge(meter, purse, now, hold)
+    def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
+        paid = real_charge(meter, purse, now, holds)
         named = tuple(replace(each, id=f"{each.id}:{charging.micros(now)}") for each in paid.postings)
         return replace(paid, postings=named)
 
@@ -55,9 +55,9 @@ def releases_a_hold_twice(patch: Patch) -> None:
     """A hold that was broken into is settled as well."""
     real = charging.release
 
-    def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None) -> Paid:
-        paid = charging.charge(meter, purse, now, hold)
-        return replace(paid, hold_used=False)
+    def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
+        paid = charging.charge(meter, purse, now, holds)
+        return replace(paid, broken=())
 
     def release(hold: Hold, now: datetime, purse: Purse | None = None) -> Posting:
         return replace(real(hold, now, purse), id=f"release:{hold.id}:{charging.micros(now)}")

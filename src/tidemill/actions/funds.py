@@ -14,7 +14,7 @@ from tidemill.model.ledger import Purse
 from tidemill.model.money import shown
 from tidemill.model.tariff import Tariff, month_of
 from tidemill.settings import Settings
-from tidemill.store import caps, holds, ledger
+from tidemill.store import caps, holds, ledger, metering
 from tidemill.store.tariffs import Price
 
 
@@ -33,8 +33,11 @@ def hold_for_start(
     ledger.take_turns(connection, [instance.user_id])
     _check_caps(connection, settings, instance, amount, now)
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
-    available = purse.available(now)
-    held = set_aside(f"{instance.id}:{instance.start}", instance.id, instance.user_id, amount, purse, now)
+    owed = metering.uncovered(connection, instance.user_id, now)
+    available = max(0, purse.available(now) - owed)
+    held = set_aside(
+        f"{instance.id}:{instance.start}", instance.id, instance.user_id, amount, purse, now, owed
+    )
     if held is None:
         what = "the first hour" if instance.charge_mode.hourly else "the term"
         raise NotEnoughMoney(

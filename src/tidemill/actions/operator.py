@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from tidemill.model.account import Caller, User
 from tidemill.model.errors import Conflict, NotFound
 from tidemill.model.ledger import Posting
-from tidemill.store import accounts, ledger, postings, wallets
+from tidemill.store import accounts, ledger, postings
 
 NO_SUCH_PATH = "There is nothing at this path; /api/openapi.json lists what there is"
 
@@ -47,7 +47,6 @@ def id_used() -> Conflict:
 
 
 def post(connection: Connection, posting: Posting) -> Posting:
-    """Write a posting down, and have the billing look at once at what its user can pay now."""
+    """Write a posting down."""
     ledger.post(connection, [posting])
-    wallets.look_at(connection, posting.user_id, posting.at)
     return posting

@@ -14,7 +14,7 @@ from tidemill.store import holds, ledger, tariffs
 
 def held_for(connection: Connection, instance_id: str) -> int:
     """What is set aside for an instance, in micro-units."""
-    hold = holds.of_instances(connection, [instance_id]).get(instance_id)
+    hold = holds.of_instance(connection, instance_id)
     return 0 if hold is None else hold.amount
 
 

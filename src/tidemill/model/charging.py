@@ -80,14 +80,14 @@ class Hold:
 class Paid:
     """The outcome of charging one meter: what to write, and where it is posted now.
 
-    ``spent`` is what the meter's postings come to together; ``hold_used`` says that the hold is gone.
+    ``spent`` is what the meter's postings come to together; ``broken`` are the holds that are gone.
     """
 
     postings: tuple[Posting, ...]
     posted_until: datetime
     spent: int
     rest: int
-    hold_used: bool = False
+    broken: tuple[Hold, ...] = ()
 
 
 def owed(meter: Metered) -> int:
@@ -95,23 +95,27 @@ def owed(meter: Metered) -> int:
     return due_with_rest(meter.rest, segments(meter.tariff, meter.since, meter.until))[0]
 
 
-def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None) -> Paid:
+def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
     """Take what the meter owes out of the purse.
 
     What was used before a voucher expired may be paid with it, also later. When the purse is empty the
-    instance's hold is broken into; what even that does not pay for is our loss, and never a debt.
+    user's ``holds`` are broken into, one after the other; what even they do not pay for is our loss, and
+    never a debt.
     """
     if meter.until <= meter.since:
         return Paid((), meter.since, meter.posted, meter.rest)
     paid = _pay(meter, purse)
-    before: tuple[Posting, ...] = ()
-    if paid.left and hold is not None:
+    before: list[Posting] = []
+    for hold in holds:
+        if not paid.left:
+            break
         purse.give_back(paid.parts)
-        before = (release(hold, now, purse),)
+        before.append(release(hold, now, purse))
         paid = _pay(meter, purse)
+    broken = tuple(holds[: len(before)])
     lines, spent, rest = paid.lines, paid.spent, paid.rest
     if not lines:
-        return Paid(before, meter.until, meter.posted, rest, bool(before))
+        return Paid(tuple(before), meter.until, meter.posted, rest, broken)
     posting = Posting(
         id=f"charge:{meter.id}:{micros(meter.until)}",
         at=now,
@@ -124,7 +128,7 @@ def charge(meter: Metered, purse: Purse, now: datetime, hold: Hold | None = None
         until=meter.until,
         memo=_said(meter),
     )
-    return Paid((*before, posting), meter.until, meter.posted + spent, rest, bool(before))
+    return Paid((*before, posting), meter.until, meter.posted + spent, rest, broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +180,10 @@ def release(hold: Hold, now: datetime, purse: Purse | None = None) -> Posting:
 
 
 def set_aside(
-    hold_id: str, instance_id: str, user_id: str, amount: int, purse: Purse, now: datetime
+    hold_id: str, instance_id: str, user_id: str, amount: int, purse: Purse, now: datetime, owed: int = 0
 ) -> tuple[Hold, Posting] | None:
-    """Hold ``amount``, of what would be spent last first; None when there is not so much."""
-    if purse.available(now) < amount:
+    """Hold ``amount``, of what would be spent last first; None when there is not so much beside ``owed``."""
+    if purse.available(now) < amount + owed:
         return None
     parts = tuple(purse.take(amount, now, last_first=True))
     hold = Hold(hold_id, instance_id, user_id, parts)

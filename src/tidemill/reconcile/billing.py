@@ -77,12 +77,16 @@ class Billing:
     async def _look_after_money(self) -> None:
         """Refill, let expire, tell who has little left, and stop what nobody can pay."""
         now = self._clock.now()
-        for wallet in await self._database.read(lambda c: wallets.due(c, now, LOOKS)):
-            found = await self._database.write(
-                lambda c, id=wallet.user_id: purses.look(c, self._settings, id, self._clock.now())
-            )
-            for due in found:
-                await self._move(due)
+        while True:  # each look says when the next is: later than now
+            due_wallets = await self._database.read(lambda c: wallets.due(c, now, LOOKS))
+            for wallet in due_wallets:
+                found = await self._database.write(
+                    lambda c, id=wallet.user_id: purses.look(c, self._settings, id, self._clock.now())
+                )
+                for due in found:
+                    await self._move(due)
+            if len(due_wallets) < LOOKS:
+                return
 
     async def _move(self, due: purses.Due) -> None:
         """Move one instance, unless it was changed meanwhile: then the next look finds it."""

@@ -97,11 +97,12 @@ def _outlook(
         pause = min(timedelta(hours=at_least - first_notice - 0.5), LOOK_AT_MOST)
         return _Outlook(now + pause, None, ())
     meters = [
-        replace(each, until=max(now, each.since)) for each in metering.open_of_user(connection, user_id, now)
+        each if each.closed else replace(each, until=max(now, each.since))
+        for each in metering.owing(connection, user_id, now)
     ]
-    meters = [each for each in meters if each.tariff.rate_most]
-    rates = Counter(each.tariff for each in meters)
     left = funds - sum(owed(each) for each in meters)
+    meters = [each for each in meters if not each.closed]
+    rates = Counter(each.tariff for each in meters)
     dry_at = runs_out(rates, left, now, now + timedelta(hours=first_notice + 2))
     if dry_at is None:
         return _Outlook(now + timedelta(minutes=30), None, ())
@@ -129,8 +130,8 @@ def _over_caps(
         if cap.per == MONTH:
             begins, ends = month_of(now, settings.timezone)
             due = sum(
-                owed(replace(each, until=max(now, each.since)))
-                for each in metering.open_of_user(connection, user_id, now)
+                owed(each if each.closed else replace(each, until=max(now, each.since)))
+                for each in metering.owing(connection, user_id, now)
                 if each.instance_id in set(ids)
             )
             left = cap.limit - caps.spent(connection, cap, user_id, begins) - due

@@ -68,7 +68,7 @@ def _renew(connection: Connection, instance: Instance, now: datetime) -> bool:
     ledger.take_turns(connection, [instance.user_id])
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
     amount = price.amount * instance.duration
-    if purse.available(now) < amount:
+    if purse.available(now) < amount + metering.uncovered(connection, instance.user_id, now):
         return False
     ends = renewed_until(instance, price.zone)
     bought = term(instance, amount, instance.term_ends_at, ends, purse, now)

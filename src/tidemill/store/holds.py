@@ -30,8 +30,15 @@ _CAPTURE = Prepared(
     .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None))
     .values(settle_at=bindparam("when", type_=Instant), capture=true())
 )
-_OPEN = (among(holds.c.instance_id, "ids"), holds.c.ended_at.is_(None), ~holds.c.capture)
-_OF_INSTANCES = Prepared(select(*_HOLD).where(*_OPEN))
+_OPEN = (holds.c.ended_at.is_(None), ~holds.c.capture)
+_HOURLY = or_(*(instances.c.charge_mode == mode.value for mode in ChargeMode if mode.hourly))
+_OF_INSTANCE = Prepared(select(*_HOLD).where(holds.c.instance_id == bindparam("of_instance"), *_OPEN))
+_OF_USERS = Prepared(
+    select(*_HOLD)
+    .join(instances, instances.c.id == holds.c.instance_id)
+    .where(among(holds.c.user_id, "ids"), *_OPEN, _HOURLY)
+    .order_by(holds.c.settle_at.is_(None), holds.c.id)
+)
 _UNPOSTED = exists().where(
     meters.c.instance_id == holds.c.instance_id,
     meters.c.closed_at.is_not(None),
@@ -54,7 +61,7 @@ _FOR_HOURS = Prepared(
     .where(
         holds.c.user_id == bindparam("of_user"),
         holds.c.ended_at.is_(None),
-        or_(*(instances.c.charge_mode == mode.value for mode in ChargeMode if mode.hourly)),
+        _HOURLY,
     )
 )
 _WRITE = Prepared(insert(holds), columns=("id", "instance_id", "user_id", "amount_micro", "parts", "held_at"))
@@ -94,9 +101,15 @@ def ask_to_capture(connection: Connection, instance_id: str, at: datetime) -> bo
     return _CAPTURE.run(connection, {"of_instance": instance_id, "when": at}) == 1
 
 
-def of_instances(connection: Connection, instance_ids: Collection[str]) -> dict[str, Hold]:
-    """Open holds, by instance."""
-    return {row[1]: _hold(row) for row in _OF_INSTANCES.all(connection, {"ids": instance_ids})}
+def of_instance(connection: Connection, instance_id: str) -> Hold | None:
+    """The open hold of an instance."""
+    row = _OF_INSTANCE.first(connection, {"of_instance": instance_id})
+    return None if row is None else _hold(row)
+
+
+def of_users(connection: Connection, user_ids: Collection[str]) -> list[Hold]:
+    """Open holds of what is paid by the hour, those first that are to be settled."""
+    return [_hold(row) for row in _OF_USERS.all(connection, {"ids": user_ids})]
 
 
 def due(connection: Connection, now: datetime, limit: int) -> list[tuple[Hold, bool]]:

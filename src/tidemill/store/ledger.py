@@ -27,8 +27,10 @@ from tidemill.model.ledger import (
     balance_of,
     held_of,
 )
+from tidemill.store import wallets
 from tidemill.store.prepared import Prepared, among
-from tidemill.store.schema import Instant, entries, ledger_accounts, users, wallets
+from tidemill.store.schema import Instant, entries, ledger_accounts, users
+from tidemill.store.schema import wallets as wallet_rows
 
 _ACCOUNT = (
     ledger_accounts.c.id,
@@ -62,6 +64,7 @@ _MOVE = Prepared(
     .where(ledger_accounts.c.id == bindparam("account_id"), ledger_accounts.c.amount_micro.is_not(None))
     .values(amount_micro=ledger_accounts.c.amount_micro + bindparam("change"))
 )
+_EXPECTED = {Cause.CHARGE, Cause.RELEASE}  # what a look at somebody's money has counted on already
 _KNOWN = Prepared(select(entries.c.posting_id).where(among(entries.c.posting_id, "ids")))
 _WRITE = Prepared(
     insert(entries).inline(), columns=[each.name for each in entries.columns if each.name != "seq"]
@@ -105,7 +108,7 @@ def open_wallet(connection: Connection, user_id: str, now: datetime) -> None:
             )
         ],
     )
-    statement = _dialect(connection).insert(wallets).values(user_id=user_id, look_at=now)
+    statement = _dialect(connection).insert(wallet_rows).values(user_id=user_id, look_at=now)
     connection.execute(statement.on_conflict_do_nothing())
 
 
@@ -179,7 +182,8 @@ def _account(row: Sequence[Any]) -> Account:
 def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
     """Write postings down and move what they move; returns those that were not there already.
 
-    The caller has the turn of every user in them. Raises IntegrityError when an account would go below
+    The billing is told to look at the money of whoever has more or less of it now. The caller has the
+    turn of every user in them. Raises IntegrityError when an account would go below
     zero: then nothing of the transaction stands.
     """
     if not postings:
@@ -209,6 +213,10 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
     if rows:
         _WRITE.run_many(connection, rows)
         _move(connection, (line for posting in new for line in posting.lines))
+        for user_id, at in {
+            posting.user_id: posting.at for posting in new if posting.cause not in _EXPECTED
+        }.items():
+            wallets.look_at(connection, user_id, at)
     return new
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from math import ceil
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Float, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import Connection, Float, and_, bindparam, case, exists, func, or_, select, update
 
 from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, release, term
 from tidemill.model.ledger import Posting, Purse
@@ -21,6 +22,7 @@ from tidemill.store import holds, ledger, tariffs
 from tidemill.store.instances import get
 from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, meters, regions
+from tidemill.store.schema import holds as hold_rows
 
 _METER = (
     select(
@@ -45,24 +47,44 @@ _METER = (
     .join(instances, instances.c.id == meters.c.instance_id)
     .outerjoin(regions, regions.c.id == instances.c.region_id)
 )
-_COSTS = (meters.c.closed_at.is_(None), meters.c.rate_most > 0)
-_OF_USER = meters.c.user_id == bindparam("of_user")
+_OWING = (meters.c.user_id == bindparam("of_user"), meters.c.post_at.is_not(None))  # open, or not all posted
 _DUE = Prepared(
     _METER.where(meters.c.post_at <= bindparam("now", type_=Instant))
     .order_by(meters.c.post_at, meters.c.id)
     .limit(bindparam("most"))
     .with_for_update(of=meters, skip_locked=True)
 )
-_OPEN = Prepared(_METER.where(_OF_USER, *_COSTS))
+_OWING_OF = Prepared(_METER.where(*_OWING))
 _OF_INSTANCES = Prepared(_METER.where(among(meters.c.instance_id, "ids")).order_by(meters.c.id))
 _SINCE = func.coalesce(meters.c.posted_until, meters.c.opened_at)
+# What is not posted comes to at most, in micro-units times microseconds of an hour.
+_AT_MOST = (
+    meters.c.rate_most * 1.0 * (func.coalesce(meters.c.closed_at, bindparam("now", type_=Instant)) - _SINCE)
+)
 _ACCRUING = Prepared(
     select(
-        func.coalesce(func.sum(meters.c.rate_most), 0),
-        func.coalesce(
-            func.sum(meters.c.rate_most * 1.0 * (bindparam("now", type_=Instant) - _SINCE)), 0.0, type_=Float
+        func.coalesce(func.sum(case((meters.c.closed_at.is_(None), meters.c.rate_most), else_=0)), 0),
+        func.coalesce(func.sum(_AT_MOST), 0.0, type_=Float),
+    ).where(*_OWING)
+)
+_OF_EACH = (
+    select(meters.c.instance_id, (func.sum(_AT_MOST) / 3.6e9).label("owed"))
+    .where(*_OWING)
+    .group_by(meters.c.instance_id)
+    .subquery()
+)
+_NOT_HELD = _OF_EACH.c.owed - func.coalesce(hold_rows.c.amount_micro, 0)
+_UNCOVERED = Prepared(
+    select(func.coalesce(func.sum(case((_NOT_HELD > 0, _NOT_HELD), else_=0.0)), 0.0, type_=Float))
+    .select_from(_OF_EACH)
+    .outerjoin(
+        hold_rows,
+        and_(
+            hold_rows.c.instance_id == _OF_EACH.c.instance_id,
+            hold_rows.c.ended_at.is_(None),
+            ~hold_rows.c.capture,
         ),
-    ).where(_OF_USER, *_COSTS)
+    )
 )
 _WRITE = Prepared(
     update(meters)
@@ -122,9 +144,18 @@ def run_batch(connection: Connection, now: datetime, limit: int) -> Batch:
     return Batch(len(rows) + len(settled), len(postings), frozenset(users))
 
 
-def open_of_user(connection: Connection, user_id: str, now: datetime) -> list[Metered]:
-    """The user's meters that run, up to ``now`` or when their instance was last seen."""
-    return _metered(connection, _OPEN.all(connection, {"of_user": user_id}), now)
+def owing(connection: Connection, user_id: str, now: datetime) -> list[Metered]:
+    """The user's meters that cost something and run, and those that were closed and are to be posted."""
+    return _metered(connection, _OWING_OF.all(connection, {"of_user": user_id}), now)
+
+
+def uncovered(connection: Connection, user_id: str, now: datetime) -> int:
+    """The most that a user owes, unposted, beyond what is held for it, in micro-units.
+
+    Whoever spends the user's money on something new leaves this much of it.
+    """
+    ((amount,),) = _UNCOVERED.all(connection, {"of_user": user_id, "now": now})
+    return ceil(amount)
 
 
 def of_instance(connection: Connection, instance_id: str, now: datetime) -> list[Metered]:
@@ -211,11 +242,12 @@ def _charge(
     written: list[dict[str, Any]] = []
     used: set[str] = set()
     for meter in found:
-        hold = spares.get(meter.instance_id)
-        paid = charge(meter, purses[meter.user_id], now, hold)
-        if hold is not None and paid.hold_used:
+        mine = [hold for hold in spares.get(meter.user_id, ()) if hold.id not in used]
+        mine.sort(key=lambda hold, id=meter.instance_id: hold.instance_id != id)
+        paid = charge(meter, purses[meter.user_id], now, mine)
+        for hold in paid.broken:
             holds.end(connection, hold.id, now, holds.CAPTURED)
-            used.add(spares.pop(meter.instance_id).id)
+            used.add(hold.id)
         postings += paid.postings
         written.append(_row(meter, paid, now))
     _WRITE.run_many(connection, written)
@@ -234,15 +266,16 @@ def _row(meter: Metered, paid: Paid, now: datetime) -> dict[str, Any]:
 
 def _spare_holds(
     connection: Connection, found: Sequence[Metered], purses: dict[str, Purse], now: datetime
-) -> dict[str, Hold]:
-    """Holds of those whose users have not enough beside them; few, as a rule none."""
+) -> dict[str, list[Hold]]:
+    """Holds of users who have not enough beside them; few, as a rule none."""
     due: dict[str, int] = defaultdict(int)  # at most
     for meter in found:
         due[meter.user_id] += 1 + int((meter.until - meter.since) / HOUR * meter.tariff.rate_most * 1.001)
     short = {id for id, amount in due.items() if amount > purses[id].available(now)}
-    ids = {meter.instance_id for meter in found if meter.user_id in short}
-    spares = holds.of_instances(connection, ids) if ids else {}
-    _know(connection, purses, spares.values())
+    spares: dict[str, list[Hold]] = defaultdict(list)
+    for hold in holds.of_users(connection, short) if short else ():
+        spares[hold.user_id].append(hold)
+    _know(connection, purses, (hold for mine in spares.values() for hold in mine))
     return spares
 
 
@@ -279,7 +312,7 @@ def _settle(
 
 
 def accruing(connection: Connection, user_id: str, now: datetime) -> tuple[int, float]:
-    """The most that a user's open meters cost per hour together, and the most they owe unposted.
+    """The most that a user's open meters cost per hour together, and the most that all owe unposted.
 
     Both in micro-units, the second a float: bounds, for telling that there is plenty.
     """

@@ -363,10 +363,10 @@ meters = Table(
         postgresql_where=text("post_at IS NOT NULL"),
     ),
     Index(
-        "ix_meters_costs_of_user",
+        "ix_meters_owing",
         "user_id",
-        sqlite_where=text("closed_at IS NULL AND rate_most > 0"),
-        postgresql_where=text("closed_at IS NULL AND rate_most > 0"),
+        sqlite_where=text("post_at IS NOT NULL"),
+        postgresql_where=text("post_at IS NOT NULL"),
     ),
     Index("ix_meters_instance", "instance_id", "kind"),
     Index(
