@@ -153,3 +153,65 @@ async def test_renewed_at_the_price_of_the_day_or_ended(town: Town) -> None:
     town.do(id, Event.START, Event.REACHABLE)
     await town.settle()
     assert town.spent(id) == 5 * WEEK
+
+
+async def test_a_start_after_a_term_in_which_the_billing_stood_still(town: Town) -> None:
+    """The term that is over is paid with what was set aside for it, once, and another one is bought."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(2 * WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    began = town.get(id).term_began_at
+    town.stop(id)
+    assert town.amounts() == {"balance": WEEK, "held": WEEK}
+    town.clock.pass_by((8 * DAY).total_seconds())
+    town.do(id, Event.START)
+    assert town.amounts() == {"balance": 0, "held": WEEK}
+    assert [each.since for each in town.entries(Cause.TERM)] == [began]
+    town.do(id, Event.REACHABLE)
+    again = town.get(id).term_began_at
+    await town.settle()
+    assert town.spent(id) == 2 * WEEK
+    assert {each.since for each in town.entries(Cause.TERM)} == {began, again}
+
+
+async def test_such_a_start_without_money_for_another_term_changes_nothing(town: Town) -> None:
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    town.stop(id)
+    town.clock.pass_by((8 * DAY).total_seconds())
+    with pytest.raises(NotEnoughMoney):
+        town.do(id, Event.START)
+    assert (town.state(id), town.amounts()) == (State.STOPPED, {"balance": 0, "held": WEEK})
+    await town.settle()
+    assert town.spent(id) == WEEK
+
+
+async def test_a_term_is_not_lengthened_by_what_was_set_aside_for_the_one_before(town: Town) -> None:
+    """It restarts by itself after its term, which the billing has not come to yet."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(10 * WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    ends = town.get(id).term_ends_at
+    town.clock.pass_by((8 * DAY).total_seconds())
+    town.see()
+    town.do(id, Event.EXITED, Event.REACHABLE)
+    await town.settle()
+    found = town.get(id)
+    assert (found.state, found.reason, found.term_ends_at) == (State.STOPPING, "TermEnded", ends)
+    assert town.spent(id) == WEEK
+
+
+async def test_a_voucher_that_was_set_aside_pays_for_its_term_also_when_that_is_posted_late(
+    town: Town,
+) -> None:
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(0)
+    town.voucher(WEEK, town.clock.now() + DAY)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    town.clock.pass_by(1)
+    town.funds(WEEK)
+    town.clock.pass_by((2 * DAY).total_seconds())
+    await town.settle()
+    assert town.spent(id) == WEEK
+    assert town.amounts() == {"balance": WEEK, "held": 0, "voucher/gift": 0}

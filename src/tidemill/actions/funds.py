@@ -28,6 +28,9 @@ def hold_for_start(
     if price is None or instance.in_term(now):
         return
     amount = to_hold(instance, price.tariff if instance.charge_mode.hourly else Tariff(0), now)
+    if instance.term_began_at is not None:  # that term is over, and the billing may be behind
+        ledger.take_turns(connection, [instance.user_id])
+        metering.settle_term(connection, instance, now)
     if not amount or holds.keep(connection, instance.id):
         return
     ledger.take_turns(connection, [instance.user_id])

@@ -71,7 +71,7 @@ def _out_of_turn(
     """Nothing is left of what could have been spent on all of this time before what was spent last."""
     first = posting[0]
     until = first.until if first.kind == "charge" and first.until is not None else first.at
-    since = first.since if first.kind == "charge" and first.since is not None else first.at
+    since = first.since if first.since is not None else first.at
     nothing = (LAST, True, 0, "")
     found = [
         f"{first.posting_id} is paid out of {line.debit}, which had expired"

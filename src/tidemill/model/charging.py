@@ -202,8 +202,11 @@ def set_aside(
 def term(
     instance: Instance, amount: int, begins: datetime, ends: datetime, purse: Purse, now: datetime
 ) -> Posting | None:
-    """Pay for a term bought in advance; None for what costs nothing."""
-    parts = purse.take(amount, now)
+    """Pay for a term bought in advance; None for what costs nothing.
+
+    What could be spent when it began may pay for it, also later: it was set aside for that.
+    """
+    parts = purse.take(amount, min(begins, now))
     lines = list(to_one(parts, REVENUE))
     left = amount - sum(part for _, part in parts)
     if left:

@@ -66,6 +66,7 @@ def _renew(connection: Connection, instance: Instance, now: datetime) -> bool:
     if price is None or instance.term_ends_at is None:
         return False
     ledger.take_turns(connection, [instance.user_id])
+    metering.settle_term(connection, instance, now)
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
     amount = price.amount * instance.duration
     if purse.available(now) < amount + metering.uncovered(connection, instance.user_id, now):

@@ -27,7 +27,7 @@ _SETTLE = Prepared(
 )
 _CAPTURE = Prepared(
     update(holds)
-    .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None))
+    .where(holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None), ~holds.c.capture)
     .values(settle_at=bindparam("when", type_=Instant), capture=true())
 )
 _OPEN = (holds.c.ended_at.is_(None), ~holds.c.capture)
@@ -38,6 +38,11 @@ _OF_USERS = Prepared(
     .join(instances, instances.c.id == holds.c.instance_id)
     .where(among(holds.c.user_id, "ids"), *_OPEN, _HOURLY)
     .order_by(holds.c.settle_at.is_(None), holds.c.id)
+)
+_CAPTURED = Prepared(
+    select(*_HOLD).where(
+        holds.c.instance_id == bindparam("of_instance"), holds.c.ended_at.is_(None), holds.c.capture
+    )
 )
 _UNPOSTED = exists().where(
     meters.c.instance_id == holds.c.instance_id,
@@ -110,6 +115,12 @@ def of_instance(connection: Connection, instance_id: str) -> Hold | None:
 def of_users(connection: Connection, user_ids: Collection[str]) -> list[Hold]:
     """Open holds of what is paid by the hour, those first that are to be settled."""
     return [_hold(row) for row in _OF_USERS.all(connection, {"ids": user_ids})]
+
+
+def captured(connection: Connection, instance_id: str) -> Hold | None:
+    """What the term that the instance is or was in is still to be paid with; None when it was paid."""
+    row = _CAPTURED.first(connection, {"of_instance": instance_id})
+    return None if row is None else _hold(row)
 
 
 def due(connection: Connection, now: datetime, limit: int) -> list[tuple[Hold, bool]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Float, and_, bindparam, case, exists, func, or_, select, update
 
 from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, release, term
+from tidemill.model.instance import Instance
 from tidemill.model.ledger import Posting, Purse
 from tidemill.model.offer import ChargeMode
 from tidemill.model.tariff import HOUR, POSTED_EVERY, Tariff
@@ -300,15 +301,31 @@ def _settle(
             continue
         if not holds.end(connection, hold.id, now, holds.CAPTURED if captures else holds.RELEASED):
             continue
-        postings.append(release(hold, now, purse))
-        if captures:
-            instance = get(connection, hold.instance_id)
-            if instance is not None and instance.term_began_at and instance.term_ends_at:
-                bought = term(
-                    instance, hold.amount, instance.term_began_at, instance.term_ends_at, purse, now
-                )
-                postings += [] if bought is None else [bought]
+        instance = get(connection, hold.instance_id) if captures else None
+        postings += [release(hold, now, purse)] if instance is None else _spent(instance, hold, purse, now)
     return postings
+
+
+def _spent(instance: Instance, hold: Hold, purse: Purse, now: datetime) -> list[Posting]:
+    """What was set aside for a term pays for it."""
+    postings = [release(hold, now, purse)]
+    if instance.term_began_at and instance.term_ends_at:
+        bought = term(instance, hold.amount, instance.term_began_at, instance.term_ends_at, purse, now)
+        postings += [] if bought is None else [bought]
+    return postings
+
+
+def settle_term(connection: Connection, instance: Instance, now: datetime) -> None:
+    """Pay for the term that the instance is or was in, where the billing has not come to it yet.
+
+    Before its row says of another term that it began. It is the user's turn.
+    """
+    hold = holds.captured(connection, instance.id)
+    if hold is None or not holds.end(connection, hold.id, now, holds.CAPTURED):
+        return
+    purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
+    _know(connection, {instance.user_id: purse}, [hold])
+    ledger.post(connection, _spent(instance, hold, purse, now))
 
 
 def accruing(connection: Connection, user_id: str, now: datetime) -> tuple[int, float]:
