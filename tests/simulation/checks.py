@@ -25,7 +25,7 @@ from tidemill.settings import Settings
 from tidemill.store.schema import instances, ssh_keys
 
 QUICK = 0.05  # seconds that a call takes where everything has to be done soon
-ENDS_AT_ONCE = USER_EVENTS | {Event.UNPAID, Event.EXPIRED}  # whatever was seen: decision 9
+ENDS_AT_ONCE = USER_EVENTS | {Event.UNPAID, Event.EXPIRED}
 SLACK = 0.001  # seconds: instants are kept to the microsecond
 
 
@@ -172,10 +172,12 @@ class Checks:
         """Every billed second was one in which the engine really had it running and reachable.
 
         An engine that shows what was is taken at its word: then a meter may also end with a listing that
-        showed this very start reachable, at the instant that it was begun, and no other.
+        showed this very start reachable, at the instant that it was begun, and no other. What its owner, time
+        or money ended is billed until then, for as long as the last sighting counts.
         """
         journal = self._world.engine.journal
         apart = max(abs(server.clock.ahead) for server in self._world.servers) + SLACK
+        counts = money.COUNTS.total_seconds()
         for instance_id, meters in books.meters.items():
             for meter in meters:
                 which = f"meter {meter.id} of {instance_id}, start {meter.start},"
@@ -196,9 +198,12 @@ class Checks:
                         yield f"{which} is open, and it ended at {end:.3f} s"
                     continue
                 closed, why = _seconds(meter.closed_at) - apart, _why_closed(meter, books)
-                if end is None or closed <= end or why in ENDS_AT_ONCE:
+                if end is None or closed <= end:
                     continue
                 shown = self._world.shown_up.get((instance_id, meter.start), ())
+                last = max(shown, default=_seconds(meter.opened_at))
+                if why in ENDS_AT_ONCE and closed <= max(last, _seconds(meter.opened_at)) + counts + apart:
+                    continue
                 if not any(abs(_seconds(meter.closed_at) - at) <= apart for at in shown):
                     yield f"{which} was closed at {closed:.3f} s by {why}; it ended at {end:.3f} s"
 

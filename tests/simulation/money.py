@@ -18,12 +18,13 @@ from tidemill.audit.books import APART, compare
 from tidemill.model import charging
 from tidemill.model.ledger import PAYMENTS, WRITE_OFFS, Cause, Line, Posting, balance_of
 from tidemill.model.lifecycle import USER_EVENTS, Event
-from tidemill.store import ledger, metering, meters, wallets
+from tidemill.store import ledger, metering, meters, sightings, wallets
 from tidemill.store.schema import entries, holds, ledger_accounts
 from tidemill.store.schema import meters as meter_rows
 
 HELD = timedelta(seconds=20)  # what a start sets aside
 POSTED = timedelta(seconds=6)
+COUNTS = timedelta(seconds=25)  # two passes over everything
 SET_BY = 2 * 3600 * 10**6  # microseconds: more than a clock is ever set by
 SECOND = PRICE // 3600  # what one of the cheapest instance costs
 ENDED = {Event.UNPAID.value, Event.EXPIRED.value}
@@ -37,6 +38,7 @@ def short_hours() -> Generator[None]:
         patch.object(charging, "HELD_FOR", HELD),
         patch.object(metering, "POSTED_EVERY", POSTED),
         patch.object(meters, "POSTED_EVERY", POSTED),
+        patch.object(sightings, "COUNTS_FOR", COUNTS),
     ):
         yield
 

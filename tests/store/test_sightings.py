@@ -57,6 +57,13 @@ def test_what_its_owner_ends_is_billed_until_then(metered: Metered) -> None:
     assert metered.billed() == 70
 
 
+@pytest.mark.parametrize("event", [Event.STOP, Event.UNPAID, Event.EXPIRED])
+def test_in_a_long_outage_the_last_sighting_counts_for_a_while(metered: Metered, event: Event) -> None:
+    metered.listed(50)
+    metered.happens(event, 3000)
+    assert metered.billed() == 50 + sightings.COUNTS_FOR.total_seconds()
+
+
 @pytest.mark.parametrize("event", [Event.ABSENT, Event.EXITED])
 def test_what_was_found_ended_is_billed_until_it_was_last_seen(metered: Metered, event: Event) -> None:
     metered.listed(50)

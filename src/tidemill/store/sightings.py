@@ -10,7 +10,7 @@ instance was seen running.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, case, exists, func, select, text, update
 
@@ -25,6 +25,7 @@ IDS_MOST = 500  # in one statement
 _HERE = exists().where(
     instances.c.id == meters.c.instance_id, instances.c.region_id == bindparam("region_id")
 )
+COUNTS_FOR = timedelta(minutes=3)  # a sighting, where none came after it: three of the usual passes
 _LAST = Prepared(select(regions.c.seen_at).where(regions.c.id == bindparam("region_id")))
 _MISS = (
     update(meters)
@@ -108,8 +109,9 @@ def close_meter(
 ) -> None:
     """Close the instance's open meter because of ``event``.
 
-    What its owner, time or money ended at ``at`` is billed until then. What was seen to have ended is
-    billed until it was last seen running, or until the engine says it ended. Never more than that,
+    What its owner, time or money ended at ``at`` is billed until then, but not for more than COUNTS_FOR
+    after it was last seen running. What was seen to have ended is billed until it was last seen running,
+    or until the engine says it ended. Never more than that,
     never beyond ``at``, and never before the meter was opened or what was posted of it, even when the clock
     was set back.
     """
@@ -117,9 +119,9 @@ def close_meter(
     if opened is None:
         return
     meter_id, opened_at, seen_until, posted_until, seen_at = opened
-    until: datetime = at
-    if event in SEEN_EVENTS or seen_until is not None:
-        until = max(seen for seen in (seen_until or seen_at, ended_at, opened_at) if seen is not None)
+    until = max(seen for seen in (seen_until or seen_at, ended_at, opened_at) if seen is not None)
+    if event not in SEEN_EVENTS and seen_until is None:
+        until += COUNTS_FOR
     closes = max(opened_at, posted_until or opened_at, min(until, at))
     _CLOSE.run(connection, {"meter_id": meter_id, "closes": closes})
 
