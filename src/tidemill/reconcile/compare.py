@@ -44,7 +44,7 @@ def compare(
     for standing in instances.standings(connection, region_id):
         id, shown = standing.id, seen.get(standing.id)
         found.there.add(id)
-        if not is_as_wanted(standing.state, shown):
+        if not is_as_wanted(standing, shown):
             found.missing.add(id)
             found.to_look_at.add(id)
         elif not standing.rests:

@@ -75,11 +75,11 @@ def decide(instance: Instance, seen: Seen | None, now: datetime, settings: Setti
     return Plan(learned=learned, call=Wanted.RUNNING if _is_owed(instance, seen) else None, look_again=again)
 
 
-def is_as_wanted(state: State, seen: Seen | None) -> bool:
-    """Whether the engine shows what is wanted in ``state``."""
-    wanted = STATES[state].wanted
+def is_as_wanted(standing: Standing, seen: Seen | None) -> bool:
+    """Whether the engine shows what is wanted of an instance: running means in the start that it is in."""
+    wanted = STATES[standing.state].wanted
     if wanted is Wanted.RUNNING:
-        return seen is not None and seen.phase is Phase.REACHABLE
+        return seen is not None and seen.phase is Phase.REACHABLE and seen.start == standing.start
     if wanted is Wanted.STOPPED:
         return seen is None or seen.phase in NOT_RUNNING
     return False
@@ -90,7 +90,7 @@ def owes_nothing(standing: Standing, seen: Seen) -> bool:
     row = STATES[standing.state]
     if row.deadline is not None or row.keeps is Keeps.UNTIL_SEEN_STOPPED:
         return False
-    if not standing.rests or not is_as_wanted(standing.state, seen):
+    if not standing.rests or not is_as_wanted(standing, seen):
         return False
     if seen.start != standing.start:
         return row.wanted is Wanted.STOPPED and seen.start < standing.start
