@@ -202,7 +202,11 @@ class Metrics(Collector):
         # Read from the database when somebody looks, the same on every server of it:
         self.database_up = Gauge("tidemill_database_up", "", "whether the database answers")
         self.servers = Gauge("tidemill_servers", "role", "servers that are there")
-        self.instances = Gauge("tidemill_instances", "region type state", "instances, without Released ones")
+        self.instances = Gauge(
+            "tidemill_instances",
+            "region type state",
+            "instances, without Released ones; unreadable: left alone, see tidemill doctor",
+        )
         self.oldest_due = Gauge(
             "tidemill_reconcile_oldest_due_seconds", "region", "for how long the oldest due work has waited"
         )

@@ -8,12 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Connection, text, update
 from tests.api.served import LAUNCH, PASSWORD, URL, Served, served
 from tests.stock import CPU_TYPE, IMAGE, REGION, HandClock, Stocked
 
 from tidemill.metrics import Metrics
 from tidemill.model.errors import Conflict, Unavailable
 from tidemill.store import facts
+from tidemill.store.schema import instances
 
 TOKEN = "a token of sixteen and more"
 
@@ -219,3 +221,20 @@ async def test_transactions_are_timed_and_a_database_in_trouble_is_counted(api: 
     }
     assert counts["write"] == 3
     assert counts["read"] >= 1
+
+
+async def test_a_row_that_cannot_be_read_is_counted_and_said_to_its_owner(api: Served) -> None:
+    made = await api.post("/api/instance/create", LAUNCH)
+    id = made.json()["instanceId"]
+
+    def work(connection: Connection) -> None:
+        of = "" if connection.dialect.name == "sqlite" else " ON instances"
+        connection.execute(text(f"DROP TRIGGER instances_known_state{of}"))
+        connection.execute(update(instances).where(instances.c.id == id).values(state="Melted"))
+
+    api.stocked.database.run(work)
+    found = samples(await local(api))["tidemill_instances"]
+    assert [(labels["state"], value) for labels, value in found] == [("unreadable", 1.0)]
+    answer = await api.get(f"/api/instance/{id}/events")
+    assert (answer.status_code, answer.json()["error"]) == (503, "unreadable")
+    assert "tidemill doctor" in answer.json()["message"]

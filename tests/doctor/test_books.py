@@ -8,7 +8,7 @@ from datetime import timedelta
 from threading import Event as Flag
 
 import pytest
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, select, update
 from tests.stock import GPU_TYPE, NODE, REGION, START, HandClock, Stocked, accept
 
 from tidemill.doctor import books
@@ -237,3 +237,14 @@ def test_counting_anew_beside_a_launch_and_an_end_loses_neither(lived: Lived, fi
         slow.result(timeout=30)
         counting.result(timeout=30)
     assert look(stocked, clock).sums == []
+
+
+def test_what_the_engine_has_is_not_said_without_asking_it(lived: Lived) -> None:
+    stocked, clock, _, _ = lived
+    gone = stocked.database.run(
+        lambda c: c.execute(select(rows.c.id).where(rows.c.state == "Released")).scalar_one()
+    )
+    free = update(devices).where(devices.c.instance_id.is_(None))
+    stocked.database.run(lambda c: c.execute(free.values(instance_id=gone)))
+    (symptom,) = look(stocked, clock).symptoms
+    assert symptom.meaning == f"it is kept for {gone}, which is Released; nobody else gets it meanwhile"

@@ -60,6 +60,7 @@ def look(connection: Connection, now: datetime, settings: Settings) -> Books:
         gone=findings.ended(connection, since=now - LATELY, limit=GONE_MOST),
     )
     books.symptoms.extend(_integrity(connection))
+    books.symptoms.extend(_unreadable(connection))
     books.symptoms.extend(_shares(connection, books, now))
     books.symptoms.extend(_devices(connection, books.held))
     books.symptoms.extend(_ports_and_meters(connection))
@@ -74,6 +75,17 @@ def _integrity(connection: Connection) -> Iterator[Symptom]:
             "database",
             line,
             "stop the server and restore a backup; keep a copy of the damaged file",
+        )
+
+
+def _unreadable(connection: Connection) -> Iterator[Symptom]:
+    for id, word, last in checkup.unreadable(connection):
+        yield Symptom(
+            "unreadable",
+            id,
+            f"{word!r} in its row is no word that this version knows: it is left alone",
+            "if a newer version wrote it, install that; if it was edited by hand, put back what was there "
+            f"(its last state was {last})",
         )
 
 
@@ -112,13 +124,18 @@ def _shares(connection: Connection, books: Books, now: datetime) -> Iterator[Sym
 def _devices(connection: Connection, held: list[Held]) -> Iterator[Symptom]:
     for device in held:
         where = f"{device.node}/{device.device}"
-        if device.state is None or device.state is State.RELEASED:
+        if not device.is_instance or device.state is State.RELEASED:
             yield Symptom(
                 "deviceOfNobody",
                 where,
-                f"{device.holder} has it in the engine and is no instance; nobody else gets it meanwhile",
-                "it is free once that is removed (see orphans)",
+                f"it is kept for {device.holder}, which is "
+                + ("Released" if device.is_instance else "no instance")
+                + "; nobody else gets it meanwhile",
+                "what the engine has of that is among the orphans; once it has nothing, a server frees the "
+                "device at its next full pass",
             )
+        elif device.state is None:
+            continue  # it cannot be read, which is said of it already
         elif STATES[device.state].keeps is Keeps.NO and not device.in_term:
             yield Symptom(
                 "deviceKept", where, f"{device.holder} is {device.state} and still holds it", A_DEFECT

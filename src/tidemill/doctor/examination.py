@@ -23,6 +23,7 @@ from tidemill.server.engines import make_drivers
 from tidemill.server.offering import regions_of
 from tidemill.settings import Configuration
 from tidemill.store import checkup, facts, instances, migrate
+from tidemill.store.checkup import Held
 from tidemill.store.database import Database
 
 SECOND_LOOK = 1.0  # seconds, after a beat: what was under way has been done then
@@ -122,7 +123,7 @@ class Examination:
             self._fact("orphan", f"{what}, {gone.outcome} {gone.ended_at:%Y-%m-%d %H:%M} UTC")
         for device in found.held:
             where = f"{device.node}/{device.device} ({device.model})"
-            self._fact("device", f"{where} is held by {device.holder} ({device.state or 'no instance'})")
+            self._fact("device", f"{where} is held by {device.holder} ({_holder(device)})")
 
     async def _look_at_regions(self, deployment: str) -> None:
         try:
@@ -195,6 +196,12 @@ class Examination:
             for symptom in self.report.symptoms
             if not symptom.passing or (symptom.code, symptom.about) in confirmed
         ]
+
+
+def _holder(device: Held) -> str:
+    if device.state is not None:
+        return device.state
+    return "cannot be read" if device.is_instance else "no instance"
 
 
 def _catalogue(configuration: Configuration) -> Sequence[Region]:

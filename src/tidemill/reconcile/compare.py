@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from tidemill.model.observation import InstanceId, Seen
+from tidemill.model.observation import InstanceId, Phase, Seen
 from tidemill.reconcile.decide import is_as_wanted, owes_nothing
 from tidemill.store import instances
 
@@ -28,20 +28,32 @@ class Compared:
         agreed: what was shown otherwise than before, of instances that owe nothing all the same.
         to_look_at: what is not as wanted, was shown otherwise, or is owed something, whenever: a clock that
             was set back puts due times far away.
+        unreadable: of ``there``, what is in a state that this version does not know, with that word: it is
+            not looked at.
     """
 
     there: set[InstanceId]
     missing: set[InstanceId]
     agreed: dict[InstanceId, Seen]
     to_look_at: set[InstanceId]
+    unreadable: dict[InstanceId, str]
 
 
 def compare(
     connection: Connection, region_id: str, seen: Mapping[InstanceId, Seen], last: Mapping[InstanceId, Seen]
 ) -> Compared:
     """Compare a listing with the one before, and with the rows, which are read after it was made."""
-    found = Compared(set(), set(), {}, differing(seen, last))
-    for standing in instances.standings(connection, region_id):
+    standings, unreadable = instances.standings(connection, region_id)
+    found = Compared(set(), set(), {}, differing(seen, last), unreadable)
+    for id in unreadable:
+        shown = seen.get(id)
+        found.there.add(id)
+        found.to_look_at.discard(id)
+        if shown is None or shown.phase is not Phase.REACHABLE:
+            found.missing.add(id)
+        if shown is not None:
+            found.agreed[id] = shown
+    for standing in standings:
         id, shown = standing.id, seen.get(standing.id)
         found.there.add(id)
         if not is_as_wanted(standing, shown):

@@ -207,6 +207,10 @@ class Loop:
             lambda c: sightings.sighted(c, self._region_id, looked_at, found.missing), durable=False
         )
         self._last |= found.agreed
+        for id, word in found.unreadable.items():
+            log.error("an instance cannot be read and is left alone", instance=id, state=word)
+            if id not in seen:
+                self._last.pop(id, None)
         await self._orphans.look(seen.keys(), found.there)
         self._full_at = now
         return ids | found.to_look_at

@@ -142,8 +142,10 @@ def _over_caps(
             rate = cap.limit + 1  # all of it
         for instance_id in reversed(ids):
             instance = instances.get(connection, instance_id)
-            if rate <= cap.limit or instance is None:
+            if rate <= cap.limit:
                 break
+            if instance is None:
+                continue
             if cap.per == HOUR:
                 rate -= instance.price_micro + instance.disk_price_micro * instance.data_disk_gb
             message = f"The spend cap per {cap.per} of {shown(cap.limit)} {settings.currency} is reached"

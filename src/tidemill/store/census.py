@@ -11,13 +11,17 @@ from sqlalchemy import Connection, case, func, or_, select
 from tidemill.model.lifecycle import State
 from tidemill.store.schema import devices, instances, nodes, regions, servers
 
+UNREADABLE = "unreadable"  # for a state that this version does not know
+_KNOWN = frozenset(state.value for state in State)
+
 
 @dataclass(frozen=True, slots=True)
 class Census:
     """The deployment in numbers, by region id.
 
     Attributes:
-        instances: (region, type's name, state), without Released ones.
+        instances: (region, type's name, state), without Released ones; a state that this version does not
+            know is UNREADABLE.
         servers: how many are there, by role.
         leases: how many leases are held. oldest_due: when the oldest due work became due.
         devices: (region, model, "free" | "held" | "missing").
@@ -53,7 +57,9 @@ def take(connection: Connection, now: datetime) -> Census:
         .where(instances.c.state != State.RELEASED.value)
         .group_by(instances.c.region_id, instances.c.type_name, instances.c.state)
     ):
-        counted.instances[row.region_id, row.type_name, row.state] = row.many
+        state = row.state if row.state in _KNOWN else UNREADABLE
+        place = row.region_id, row.type_name, state
+        counted.instances[place] = counted.instances.get(place, 0) + row.many
         counted.leases[row.region_id] = counted.leases.get(row.region_id, 0) + int(row.leased)
         if row.due is not None and row.due <= now:
             counted.oldest_due[row.region_id] = min(row.due, counted.oldest_due.get(row.region_id, row.due))

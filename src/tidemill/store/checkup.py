@@ -15,7 +15,8 @@ from sqlalchemy import Connection, and_, bindparam, case, exists, false, func, o
 from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.lifecycle import STATES, Keeps, State, Wanted
-from tidemill.store.schema import Instant, devices, instances, meters, node_ports, nodes, reservations
+from tidemill.model.offer import ChargeMode
+from tidemill.store.schema import Instant, devices, events, instances, meters, node_ports, nodes, reservations
 
 MOST = 200  # rows of one kind that are named
 
@@ -23,6 +24,8 @@ _RELEASED = State.RELEASED.value
 _NOT_KEEPING = [state.value for state, row in STATES.items() if row.keeps is Keeps.NO]
 _RUNNING = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
+_KNOWN = [state.value for state in State]
+_MODES = [mode.value for mode in ChargeMode]
 _BILLED = [state.value for state, row in STATES.items() if row.billed]
 
 
@@ -52,9 +55,10 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A device, and who holds it: an instance in ``state``, or something that is none (None).
+    """A device, and who holds it: an instance in ``state``, or something that is none.
 
-    ``in_term`` says that it is kept for a term that was bought in advance.
+    The state is None for what is no instance, and for an instance that cannot be read. ``in_term`` says
+    that it is kept for a term that was bought in advance.
     """
 
     region_id: str
@@ -62,6 +66,7 @@ class Held:
     device: str
     model: str
     holder: str
+    is_instance: bool
     state: State | None
     in_term: bool
 
@@ -85,6 +90,26 @@ def integrity(connection: Connection) -> list[str]:
         for row in connection.execute(text("PRAGMA foreign_key_check")).fetchmany(20)
     )
     return [line for line in found if line != "ok"]
+
+
+def unreadable(connection: Connection) -> list[tuple[str, str, str]]:
+    """Instances that this version cannot read: id, the word that it does not know, the last known state."""
+    last = (
+        select(events.c.to_state)
+        .where(events.c.instance_id == instances.c.id, events.c.to_state.in_(_KNOWN))
+        .order_by(events.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(instances.c.id, instances.c.state, instances.c.charge_mode, last.label("last"))
+        .where(or_(instances.c.state.not_in(_KNOWN), instances.c.charge_mode.not_in(_MODES)))
+        .order_by(instances.c.id)
+        .limit(MOST)
+    )
+    return [
+        (row.id, row.charge_mode if row.state in _KNOWN else row.state, row.last or "Stopped") for row in rows
+    ]
 
 
 def clock_of(connection: Connection) -> datetime | None:
@@ -184,7 +209,8 @@ def held_devices(connection: Connection, now: datetime) -> list[Held]:
             row.device_id,
             row.model,
             row.instance_id,
-            None if row.state is None else State(row.state),
+            row.state is not None,
+            State(row.state) if row.state in _KNOWN else None,
             bool(row.in_term),
         )
         for row in rows
@@ -202,10 +228,12 @@ def holders_of(connection: Connection, region_id: str) -> dict[str, str]:
 
 
 def rows_of(connection: Connection, region_id: str) -> list[Row]:
-    """Every instance of a region that is not Released."""
+    """Every instance of a region that is not Released and can be read."""
     rows = connection.execute(
         select(instances.c.id, instances.c.state, instances.c.start).where(
-            instances.c.region_id == region_id, instances.c.state != _RELEASED
+            instances.c.region_id == region_id,
+            instances.c.state != _RELEASED,
+            instances.c.state.in_(_KNOWN),
         )
     )
     return [Row(row.id, State(row.state), row.start) for row in rows]
@@ -260,7 +288,7 @@ def wrong_meters(connection: Connection) -> list[tuple[str, State, bool]]:
     billed = instances.c.state.in_(_BILLED)
     rows = connection.execute(
         select(instances.c.id, instances.c.state, case((runs, True), else_=False).label("is_open"))
-        .where(or_(and_(billed, ~runs), and_(~billed, runs)))
+        .where(or_(and_(billed, ~runs), and_(~billed, runs)), instances.c.state.in_(_KNOWN))
         .limit(MOST)
     )
     return [(row.id, State(row.state), bool(row.is_open)) for row in rows]

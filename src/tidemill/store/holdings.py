@@ -16,6 +16,7 @@ from tidemill.model.observation import Seen
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import devices, instances, nodes
 
+_KNOWN = frozenset(state.value for state in State)
 _STRANGERS = Prepared(
     select(devices.c.instance_id)
     .join(nodes, nodes.c.id == devices.c.node_id)
@@ -45,6 +46,8 @@ def hold_as_seen(connection: Connection, node_ids: Collection[str], seen: Mappin
         select(instances.c.id, instances.c.start, instances.c.state).where(instances.c.id.in_(list(holding)))
     )
     for row in rows:
+        if row.state not in _KNOWN:  # left alone, with all that it has
+            continue
         state, start = State(row.state), holding[row.id].start
         stays = row.start == start and STATES[state].keeps is Keeps.NO  # what should not run is stopped
         if state is not State.RELEASED and (row.start > start or stays):

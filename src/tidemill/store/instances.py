@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -74,7 +75,10 @@ _ARCHIVED = Prepared(
         instances.c.user_id == bindparam("of_user"), instances.c.state == State.ARCHIVED.value
     ).order_by(instances.c.id)
 )
-_AT_STATE, _AT_MODE, _AT_KEYS = (COLUMNS.index(name) for name in ("state", "charge_mode", "ssh_key_ids"))
+_AT_ID, _AT_USER, _AT_STATE, _AT_MODE, _AT_KEYS = (
+    COLUMNS.index(name) for name in ("id", "user_id", "state", "charge_mode", "ssh_key_ids")
+)
+_KNOWN = {state.value: state for state in State}
 
 
 APART = timedelta(seconds=5)  # by how much the clocks of servers may differ that share a database
@@ -94,18 +98,40 @@ class Standing(NamedTuple):
     rests: bool
 
 
+class Unreadable(Unavailable):
+    """A row holds what this version does not know: it was edited by hand, or a newer version wrote it."""
+
+    code = "unreadable"
+
+
 class Stale(Exception):
     """The row changed since it was read: read it again and decide anew."""
 
 
 def from_row(row: Sequence[Any]) -> Instance:
-    """An instance from a row of ``COLUMNS``."""
+    """An instance from a row of ``COLUMNS``. Raises Unreadable."""
     values = list(row)
-    values[_AT_STATE] = State(values[_AT_STATE])
-    values[_AT_MODE] = ChargeMode(values[_AT_MODE])
+    try:
+        values[_AT_STATE] = State(values[_AT_STATE])
+        values[_AT_MODE] = ChargeMode(values[_AT_MODE])
+    except ValueError as error:
+        raise Unreadable(
+            f"The instance {values[_AT_ID]} is in a state that the server does not know, and is left alone; "
+            "its operator has to see to it (tidemill doctor)",
+            detail=str(error),
+        ) from None
     if values[_AT_KEYS] is not None:
         values[_AT_KEYS] = tuple(values[_AT_KEYS])
     return Instance(*values)
+
+
+def readable(rows: Iterable[Sequence[Any]]) -> list[Instance]:
+    """Instances from rows of ``COLUMNS``, without those that cannot be read: these are left alone."""
+    found: list[Instance] = []
+    for row in rows:
+        with suppress(Unreadable):
+            found.append(from_row(row))
+    return found
 
 
 def need_of(instance: Instance) -> Need:
@@ -127,16 +153,26 @@ def insert_new(connection: Connection, instance: Instance) -> None:
 
 
 def get(connection: Connection, instance_id: str, *, user_id: str | None = None) -> Instance | None:
-    """One instance; None when it is not there, or not ``user_id``'s."""
+    """One instance; None when it is not there, or not ``user_id``'s.
+
+    One that cannot be read is left alone: it is not there for the server itself. Raises Unreadable for its
+    ``user_id``.
+    """
     row = _BY_ID.first(connection, {"wanted_id": instance_id})
-    found = None if row is None else from_row(row)
-    return None if found is None or user_id not in {None, found.user_id} else found
+    if row is None or user_id not in {None, row[_AT_USER]}:
+        return None
+    try:
+        return from_row(row)
+    except Unreadable:
+        if user_id is not None:
+            raise
+        return None
 
 
 def by_ids(connection: Connection, instance_ids: Collection[str]) -> dict[str, Instance]:
-    """Instances by their ids; of anybody."""
+    """Instances by their ids; of anybody. One that cannot be read is left out."""
     rows = connection.execute(_SELECT.where(instances.c.id.in_(sorted(instance_ids))))
-    return {instance.id: instance for instance in map(from_row, rows)}
+    return {instance.id: instance for instance in readable(rows.all())}
 
 
 def page(
@@ -150,7 +186,7 @@ def page(
     region_id: str | None = None,
     include_released: bool = False,
 ) -> tuple[list[Instance], int]:
-    """Instances of a user, newest first, and how many there are in all."""
+    """Instances of a user, newest first, and how many there are in all, with those that cannot be read."""
     conditions: list[ColumnElement[bool]] = [instances.c.user_id == user_id]
     if states is not None:
         conditions.append(instances.c.state.in_([state.value for state in states]))
@@ -167,7 +203,7 @@ def page(
         .offset(offset)
         .limit(limit)
     )
-    return [from_row(row) for row in rows], total
+    return readable(rows.all()), total
 
 
 def _folded(connection: Connection) -> ColumnElement[str]:
@@ -187,7 +223,7 @@ def timers(connection: Connection, now: datetime, limit: int) -> list[str]:
 
 def archived(connection: Connection, user_id: str) -> list[Instance]:
     """The user's instances whose data is kept though there is no money."""
-    return [from_row(row) for row in _ARCHIVED.all(connection, {"of_user": user_id})]
+    return readable(_ARCHIVED.all(connection, {"of_user": user_id}))
 
 
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:
@@ -392,10 +428,20 @@ def regions_in_use(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def standings(connection: Connection, region_id: str) -> Iterator[Standing]:
-    """Every instance of the region that is not Released, as it stands; a hundred thousand take their time."""
-    for id, state, start, init_exit, rests in _STANDINGS.all(connection, {"here": region_id}):
-        yield Standing(id, State(state), start, init_exit, bool(rests))
+def standings(connection: Connection, region_id: str) -> tuple[list[Standing], dict[str, str]]:
+    """Every instance of the region that is not Released, as it stands; a hundred thousand take their time.
+
+    Beside them those that cannot be read, with the word that their state is.
+    """
+    found: list[Standing] = []
+    unreadable: dict[str, str] = {}
+    for id, word, start, init_exit, rests in _STANDINGS.all(connection, {"here": region_id}):
+        state = _KNOWN.get(word)
+        if state is None:
+            unreadable[id] = word
+        else:
+            found.append(Standing(id, state, start, init_exit, bool(rests)))
+    return found, unreadable
 
 
 def ids_of_region(connection: Connection, region_id: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, select, update
 
 from tidemill.model.instance import Instance
-from tidemill.store.instances import COLUMNS, from_row
+from tidemill.store.instances import COLUMNS, readable
 from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances
 
@@ -72,11 +73,24 @@ def claim(
     Raises IntegrityError when ``owner`` is no server that is there (any more).
     """
     asked = {"owner": owner, "now": now, "here": region_id}
-    claimed = [from_row(row) for row in _TAKE_DUE.all(connection, asked | {"most": limit})]
+    claimed = _readable(connection, owner, _TAKE_DUE.all(connection, asked | {"most": limit}))
     if ids and len(claimed) < limit:  # by themselves: an OR of both would read the whole table
         named = asked | {"most": limit - len(claimed), "ids": ids}
-        claimed += [from_row(row) for row in _TAKE_NAMED.all(connection, named)]
+        claimed += _readable(connection, owner, _TAKE_NAMED.all(connection, named))
     return claimed
+
+
+def _readable(connection: Connection, owner: str, rows: Sequence[Sequence[Any]]) -> list[Instance]:
+    """What was claimed and can be read; the rest is given back, and nobody is to look at it again."""
+    found = readable(rows)
+    if len(found) < len(rows):
+        ids = {row[COLUMNS.index("id")] for row in rows} - {instance.id for instance in found}
+        connection.execute(
+            update(instances)
+            .where(instances.c.id.in_(sorted(ids)), instances.c.leased_to == owner)
+            .values(leased_to=None, due_at=None)
+        )
+    return found
 
 
 def settle(
