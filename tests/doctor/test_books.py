@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from threading import Event as Flag
 
 import pytest
@@ -16,6 +19,8 @@ from tidemill.doctor.books import Books
 from tidemill.model.lifecycle import Event
 from tidemill.settings import Settings
 from tidemill.store import checkup, instances, servers
+from tidemill.store.database import Database
+from tidemill.store.migrate import migrate
 from tidemill.store.schema import devices, meters, nodes, reservations
 from tidemill.store.schema import instances as rows
 from tidemill.store.servers import Server
@@ -248,3 +253,29 @@ def test_what_the_engine_has_is_not_said_without_asking_it(lived: Lived) -> None
     stocked.database.run(lambda c: c.execute(free.values(instance_id=gone)))
     (symptom,) = look(stocked, clock).symptoms
     assert symptom.meaning == f"it is kept for {gone}, which is Released; nobody else gets it meanwhile"
+
+
+def test_damage_to_foreign_keys_names_each_row_once_and_not_all_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "damaged.db"
+    database = Database(f"sqlite:///{file}")
+    try:
+        migrate(database)
+        with closing(sqlite3.connect(file)) as raw, raw:
+            raw.execute(
+                "INSERT INTO entries (posting_id, line, at, kind, user_id, debit_account, credit_account, "
+                "amount_micro) VALUES ('p', 0, 0, 'charge', 'nobody', 'a', 'b', 1)"
+            )
+            raw.executemany(
+                "INSERT INTO devices (node_id, device_id, name, paths, present) "
+                "VALUES ('gone', ?, '', '[]', 1)",
+                [(f"gpu-{number:02}",) for number in range(30)],
+            )
+        found = database.run(checkup.integrity)
+    finally:
+        database.close()
+    assert len(found) == 21
+    assert len(set(found)) == 21
+    assert found[0] == (
+        "the row of devices with node_id gone and device_id gpu-00 refers to a row of nodes that is not there"
+    )
+    assert found[-1] == "11 more rows refer to rows that are not there"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.doctor.engine import compare, devices
+from tidemill.doctor.engine import compare, devices, ports
+from tidemill.drivers.contract import Port
 from tidemill.model.lifecycle import STATES, State, Wanted
 from tidemill.model.observation import Phase, Seen
 from tidemill.store.checkup import Row
@@ -66,3 +67,34 @@ def test_a_device_that_two_have_is_found_at_once() -> None:
         ("deviceShared", "gpu-0", False),
         ("deviceElsewhere", "gpu-2", True),
     ]
+
+
+def test_ports_that_are_published_otherwise_than_given() -> None:
+    rows = [Row(id, State.RUNNING, 1) for id in ("well", "other", "lacks", "starts")]
+    there = {row.instance_id: Seen(1, Phase.REACHABLE) for row in rows} | {
+        "starts": Seen(1, Phase.STARTED),
+        "stranger": Seen(1, Phase.REACHABLE),
+    }
+    held = {
+        "well": frozenset({(22, 30000), (80, 30001)}),
+        "other": frozenset({(22, 30002)}),
+        "lacks": frozenset({(22, 30003)}),
+        "starts": frozenset({(22, 30004)}),
+        "stopped": frozenset({(22, 30005)}),
+    }
+    published = {
+        "well": frozenset({Port(22, 30000), Port(80, 30001)}),
+        "other": frozenset({Port(22, 30009)}),
+        "lacks": frozenset[Port](),
+        "starts": frozenset[Port](),
+        "stranger": frozenset({Port(22, 30005)}),
+    }
+    found = list(ports(rows, there, published, held))
+    assert [(one.code, one.about, one.passing) for one in found] == [
+        ("portsDiffer", "other", True),
+        ("portsDiffer", "lacks", True),
+        ("portElsewhere", "node port 30005", True),
+    ]
+    assert found[0].meaning == "the engine publishes 22 at 30009, and it was given 22 at 30002"
+    assert found[2].meaning == "stranger has it in the engine, and it is given to stopped"
+    assert list(ports(rows, there, {}, held)) == [], "an engine that cannot be asked"

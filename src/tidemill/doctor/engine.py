@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from tidemill.doctor.books import look_at_clock
 from tidemill.doctor.machine import look_at_room
 from tidemill.doctor.symptom import Symptom
-from tidemill.drivers.contract import Driver, EngineReport, Reports, Trace
+from tidemill.drivers.contract import Driver, EngineReport, Port, Publishes, Reports, Trace
 from tidemill.model.lifecycle import STATES, Wanted
 from tidemill.model.observation import InstanceId, Phase, Seen
 from tidemill.model.offer import Region
@@ -58,19 +58,24 @@ async def look(
         report = await driver.report() if isinstance(driver, Reports) else None
         nodes = await driver.nodes()
         seen = await driver.observe()
+        published = await driver.published() if isinstance(driver, Publishes) else {}
     unwanted = await orphans.unwanted(set(seen))
 
-    def work(connection: Connection) -> tuple[list[Row], dict[str, str], list[Finding]]:
+    def work(
+        connection: Connection,
+    ) -> tuple[list[Row], dict[str, str], list[Finding], dict[str, frozenset[tuple[int, int]]]]:
         return (
             checkup.rows_of(connection, region.id),
             checkup.holders_of(connection, region.id),
             findings.open_in(connection, region.id),
+            checkup.ports_in(connection, region.id),
         )
 
-    rows, holders, known = await database.read_much(work)
+    rows, holders, known, held_ports = await database.read_much(work)
     symptoms = list(compare(rows, seen))
     to_ring = [symptom.about for symptom in symptoms]
     symptoms += devices(seen, holders)
+    symptoms += ports(rows, seen, published, held_ports)
     symptoms += machines(region, [device.id for node in nodes for device in node.devices], holders)
     if report is not None and report.at is not None:
         symptoms += look_at_clock(f"engine of {region.name}", report.at, now)
@@ -158,6 +163,49 @@ def devices(seen: Mapping[InstanceId, Seen], holders: Mapping[str, str]) -> Iter
                     passing=True,
                 )
             has[device] = id
+
+
+def ports(
+    rows: Sequence[Row],
+    seen: Mapping[InstanceId, Seen],
+    published: Mapping[InstanceId, frozenset[Port]],
+    held: Mapping[InstanceId, frozenset[tuple[int, int]]],
+) -> Iterator[Symptom]:
+    """Instances that run, in the start that they are in, with other ports than they were given.
+
+    A port that another instance was given is named by itself: its owner's users come to the wrong place.
+    """
+    given = {node_port: id for id, ports in held.items() for _, node_port in ports}
+    for row in rows:
+        there = seen.get(row.instance_id)
+        if there is None or there.phase is not Phase.REACHABLE or there.start != row.start:
+            continue
+        has = {(port.port, port.node_port) for port in published.get(row.instance_id, ())}
+        should = held.get(row.instance_id, frozenset())
+        if has != should and row.instance_id in published:
+            yield Symptom(
+                "portsDiffer",
+                row.instance_id,
+                f"the engine publishes {_pairs(has)}, and it was given {_pairs(should)}",
+                "restart the instance: it is made with the ports that it was given",
+                passing=True,
+            )
+    for id, ports in published.items():
+        for port in sorted(ports, key=lambda port: port.node_port):
+            owner = given.get(port.node_port, id)
+            if owner != id:
+                yield Symptom(
+                    "portElsewhere",
+                    f"node port {port.node_port}",
+                    f"{id} has it in the engine, and it is given to {owner}",
+                    f"restart {id}, or remove it if it is among the orphans",
+                    passing=True,
+                )
+
+
+def _pairs(ports: Collection[tuple[int, int]]) -> str:
+    """Ports as "22 at 30001"."""
+    return ", ".join(f"{port} at {node_port}" for port, node_port in sorted(ports)) or "none"
 
 
 def machines(region: Region, found: Sequence[str], holders: Mapping[str, str]) -> Iterator[Symptom]:

@@ -276,3 +276,15 @@ class Reports(Protocol):
     async def report(self) -> EngineReport:
         """Raises Unreachable."""
         ...
+
+
+@runtime_checkable
+class Publishes(Protocol):
+    """A driver whose engine can be asked which ports it really has published."""
+
+    async def published(self) -> Mapping[InstanceId, frozenset[Port]]:
+        """The ports of everything of this deployment that runs; nothing for what does not.
+
+        Raises Unreachable.
+        """
+        ...

@@ -7,18 +7,32 @@ a defect, from somebody's hand, or from a damaged file.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, and_, bindparam, case, exists, false, func, or_, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.lifecycle import STATES, Keeps, State, Wanted
 from tidemill.model.offer import ChargeMode
-from tidemill.store.schema import Instant, devices, events, instances, meters, node_ports, nodes, reservations
+from tidemill.store.schema import (
+    Instant,
+    devices,
+    events,
+    instances,
+    metadata,
+    meters,
+    node_ports,
+    nodes,
+    reservations,
+)
 
 MOST = 200  # rows of one kind that are named
+DAMAGE_MOST = 20  # of what the file itself says
 
 _RELEASED = State.RELEASED.value
 _NOT_KEEPING = [state.value for state, row in STATES.items() if row.keeps is Keeps.NO]
@@ -84,12 +98,30 @@ def integrity(connection: Connection) -> list[str]:
     """What SQLite finds wrong with its own file; PostgreSQL looks after itself."""
     if connection.dialect.name != "sqlite":
         return []
-    found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
-    found.extend(
-        f"a row of {row[0]} refers to a row of {row[2]} that is not there"
-        for row in connection.execute(text("PRAGMA foreign_key_check")).fetchmany(20)
-    )
-    return [line for line in found if line != "ok"]
+    found = [str(row[0]) for row in connection.execute(text(f"PRAGMA integrity_check({DAMAGE_MOST})"))]
+    found = [line for line in found if line != "ok"]
+    astray = sorted({tuple(row[:3]) for row in connection.execute(text("PRAGMA foreign_key_check"))}, key=str)
+    found += [
+        f"the row of {table} with {_key_of(connection, table, rowid)} refers to a row of {parent} that is "
+        "not there"
+        for table, rowid, parent in astray[:DAMAGE_MOST]
+    ]
+    if len(astray) > DAMAGE_MOST:
+        found.append(f"{len(astray) - DAMAGE_MOST} more rows refer to rows that are not there")
+    return found
+
+
+def _key_of(connection: Connection, table: str, rowid: int | None) -> str:
+    """A row's primary key in words; its rowid where that cannot be read."""
+    keys = list(metadata.tables[table].primary_key.columns) if table in metadata.tables else []
+    row = None
+    if keys and rowid is not None:
+        wanted = select(*keys).where(text("rowid = :row")).params(row=rowid)
+        with suppress(SQLAlchemyError):
+            row = connection.execute(wanted).first()
+    if row is None:
+        return f"rowid {rowid}"
+    return " and ".join(f"{key.name} {value}" for key, value in zip(keys, row, strict=True))
 
 
 def unreadable(connection: Connection) -> list[tuple[str, str, str]]:
@@ -278,6 +310,18 @@ def given_ports(connection: Connection, region_id: str) -> set[int]:
             .where(nodes.c.region_id == region_id)
         ).scalars()
     )
+
+
+def ports_in(connection: Connection, region_id: str) -> dict[str, frozenset[tuple[int, int]]]:
+    """Ports of a region's instances, by instance: each as the port inside and the node port."""
+    found: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
+    for id, port, node_port in connection.execute(
+        select(node_ports.c.instance_id, node_ports.c.port, node_ports.c.node_port)
+        .join(nodes, nodes.c.id == node_ports.c.node_id)
+        .where(nodes.c.region_id == region_id)
+    ):
+        found[id].add((port, node_port))
+    return {id: frozenset(ports) for id, ports in found.items()}
 
 
 def wrong_meters(connection: Connection) -> list[tuple[str, State, bool]]:

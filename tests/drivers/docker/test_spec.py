@@ -148,6 +148,7 @@ def test_a_name_says_which_start_it_is(start: int, starting: bool) -> None:
 def test_what_a_listing_tells() -> None:
     found = spec.read_row(row(f"/tidemill-d1-{WORKLOAD.id}-3", Status="Exited (137) 4 minutes ago"), "d1")
     assert found is not None
+    assert found.ports == {Port(22, 31000), Port(8888, 31001)}
     assert (found.ssh_port, found.exit_code, found.tenant, found.has_init) == (31000, 137, "tenant-a", True)
 
 

@@ -25,6 +25,7 @@ from tidemill.drivers.contract import (
     EngineReport,
     Guest,
     Node,
+    Port,
     Refused,
     Trace,
     Unreachable,
@@ -202,6 +203,10 @@ class DockerDriver(Driver):
     async def report(self) -> EngineReport:
         with in_contract_words(self._hidden):
             return await self._kept.report()
+
+    async def published(self) -> Mapping[InstanceId, frozenset[Port]]:
+        with in_contract_words(self._hidden):
+            return {found.id: found.ports for found in await self._containers.all() if found.runs}
 
     async def traces(self) -> Sequence[Trace]:
         with in_contract_words(self._hidden):

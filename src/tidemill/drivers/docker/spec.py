@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidemill.drivers.contract import Guest, Refused, Workload
+from tidemill.drivers.contract import Guest, Port, Refused, Workload
 from tidemill.model.observation import InstanceId
 
 DEPLOYMENT = "tidemill.deployment"
@@ -45,7 +45,7 @@ class Found:
         starting: it is between being an older start and being ``start``.
         state: the engine's word: created, running, paused, restarting, removing, exited, dead.
         devices: the ids of its accelerators.
-        ssh_port: the node port of the guest's ssh server; known while it runs.
+        ports: what it has published; known while it runs.
     """
 
     container: str
@@ -58,8 +58,13 @@ class Found:
     shape: str
     image: str
     devices: tuple[str, ...] = ()
-    ssh_port: int | None = None
+    ports: frozenset[Port] = frozenset()
     exit_code: int | None = None
+
+    @property
+    def ssh_port(self) -> int | None:
+        """The node port of the guest's ssh server; known while it runs."""
+        return next((port.node_port for port in self.ports if port.port == SSH_PORT), None)
 
     @property
     def runs(self) -> bool:
@@ -217,16 +222,18 @@ def read_row(row: Mapping[str, Any], deployment: str) -> Found | None:
         shape=marks.get(SHAPE, ""),
         image=row.get("Image") or "",
         devices=tuple(json.loads(marks.get(DEVICES) or "[]")),
-        ssh_port=_ssh_port(row),
+        ports=_ports(row),
         exit_code=int(ended[1]) if ended is not None else None,
     )
 
 
-def _ssh_port(row: Mapping[str, Any]) -> int | None:
-    for port in row.get("Ports") or ():
-        if port.get("PrivatePort") == SSH_PORT and port.get("Type") == "tcp" and port.get("PublicPort"):
-            return int(port["PublicPort"])
-    return None
+def _ports(row: Mapping[str, Any]) -> frozenset[Port]:
+    """Each once, at however many addresses it is published."""
+    return frozenset(
+        Port(int(port["PrivatePort"]), int(port["PublicPort"]))
+        for port in row.get("Ports") or ()
+        if port.get("Type") == "tcp" and port.get("PublicPort")
+    )
 
 
 def _bind(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:

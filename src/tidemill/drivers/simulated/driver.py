@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
-from tidemill.drivers.contract import Capabilities, Driver, Node, Unreachable, Workload
+from tidemill.drivers.contract import Capabilities, Driver, Node, Port, Unreachable, Workload
 from tidemill.drivers.simulated.dials import Call, DialFor, Dials
 from tidemill.drivers.simulated.engine import Delivery, Engine
-from tidemill.drivers.simulated.journal import Moment
+from tidemill.drivers.simulated.journal import RUNNING, Moment
 from tidemill.drivers.simulated.objects import Made
 from tidemill.drivers.simulated.space import Violation
 from tidemill.drivers.simulated.world import World
@@ -70,6 +70,15 @@ class SimulatedDriver(World, Driver):
         dials = await self._begin("nodes", None)
         self.engine.look()
         found = self.engine.nodes()
+        await self._end(dials)
+        return found
+
+    async def published(self) -> Mapping[InstanceId, frozenset[Port]]:
+        dials = await self._begin("observe", None)
+        self.engine.look()
+        found = {
+            id: frozenset(made.workload.ports) for id, made in self.made.items() if made.seen.phase in RUNNING
+        }
         await self._end(dials)
         return found
 
