@@ -31,6 +31,7 @@ class Stage(Protocol):
     def dies(self, workload: Workload) -> None: ...
     def vanishes(self, workload: Workload) -> None: ...
     def lets_in(self, workload: Workload) -> list[str]: ...
+    def tells(self, workload: Workload) -> list[str]: ...
     def without_engine(self) -> Driver: ...
     def after_restart(self) -> Driver: ...
 
@@ -53,6 +54,10 @@ class SimulatedStage:
     def lets_in(self, workload: Workload) -> list[str]:
         with self.engine.turn():
             return list(self.engine.made[workload.id].workload.authorized_keys)
+
+    def tells(self, workload: Workload) -> list[str]:
+        with self.engine.turn():
+            return list(self.engine.made[workload.id].workload.notices)
 
     def without_engine(self) -> Driver:
         self.driver.dials.unreachable = "the engine gives no answer"
@@ -80,6 +85,10 @@ class DockerStage:
         code, said = self.world.run_in(workload, "cat", "/.tidemill/instance/authorized_keys")
         assert code == 0
         return said.splitlines()
+
+    def tells(self, workload: Workload) -> list[str]:
+        code, said = self.world.run_in(workload, "cat", "/.tidemill/instance/notices")
+        return said.splitlines() if code == 0 else []
 
     def without_engine(self) -> Driver:
         return self.world.driver(url=f"unix://{self.world.data_dir}/no.sock")

@@ -93,6 +93,20 @@ async def test_keys_change_while_it_runs_and_older_ones_do_not_come_back(
     await after.close()
 
 
+async def test_notices_come_and_go_and_older_ones_do_not_come_back(stage: Stage, driver: Driver) -> None:
+    line = "2026-03-01T12:00:00Z money it lasts for less than an hour"
+    workload = stage.workload(revision=1)
+    await until(driver, workload.id, is_reachable(1), ask=workload)
+    assert stage.tells(workload) == []
+    told = replace(workload, notices=(line, "2026-03-01T12:00:00Z term it ends"), revision=2)
+    for each in (told, workload):
+        await driver.ensure_running(each)
+        assert stage.tells(workload) == list(told.notices)
+    for each in (replace(workload, revision=3), told):
+        await driver.ensure_running(each)
+        assert stage.tells(workload) == []
+
+
 async def test_stop_and_start(stage: Stage, driver: Driver) -> None:
     workload = stage.workload()
     await until(driver, workload.id, is_reachable(1), ask=workload)

@@ -148,6 +148,36 @@ def test_message_of_the_day_is_for_terminals(instance: Instance) -> None:
         motd.unlink()
 
 
+def test_notices_greet_whoever_comes_in(instance: Instance) -> None:
+    """As long as the driver's file is there; others than root may read it, and it comes back when lost."""
+    notices, since = instance.files / "notices", "2026-03-01T12:00:00Z"
+
+    def told() -> str:
+        return instance.ssh("/.tidemill/bin/busybox cat /run/tm/notices").stdout.decode()
+
+    lines = f"{since} money it lasts for * less than an hour\n{since} term it \\nends\n"
+    notices.write_text(lines)
+    notices.chmod(0o600)
+    try:
+        wait_until(lambda: told() == lines, "programs are told", seconds=5)
+        assert instance.say("/.tidemill/bin/busybox stat -c %a /run/tm /run/tm/notices") == "755\n644\n"
+        with Terminal(instance.ssh_command("-tt")) as terminal:
+            first = rf"\*\* it lasts for \* less than an hour \(told at {since}\)"
+            terminal.expect(rf"{first}\r\n\*\* it \\nends \(told at {since}\)\r\n")
+        assert instance.say("true") == ""
+        assert instance.ssh("-T", input=b"exit\n").stdout == b""
+        instance.say("/.tidemill/bin/busybox rm -r /run/tm")
+        wait_until(lambda: told() == lines, "programs are told again", seconds=5)
+    finally:
+        notices.unlink()
+    wait_until(lambda: told() == "", "nothing is told any more", seconds=5)
+    with Terminal(instance.ssh_command("-tt")) as terminal:
+        terminal.type("echo rea''dy; exit\r")
+        terminal.expect("ready")
+        terminal.returncode()
+        assert "less than an hour" not in terminal.seen
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]

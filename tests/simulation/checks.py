@@ -103,6 +103,7 @@ class Checks:
         found += money.differences(world.shelf, clocks_are_true=self.clocks_are_true)
         world.outcome.counts.update(money.counted(world.shelf))
         found += self._keys(books)
+        found += self._notices(books)
         whats = Counter(act.what for act in self._world.story.acts)
         if not whats.keys() - UNEVENTFUL and self._world.story.setup.latency <= QUICK:
             found += self._prompt(books)
@@ -138,6 +139,15 @@ class Checks:
                 keys = owned.get(instance.user_id, set())
                 if set(made.workload.authorized_keys) != keys:
                     yield f"{instance.id} lets in {len(made.workload.authorized_keys)} keys, not {len(keys)}"
+
+    def _notices(self, books: invariants.Books) -> Iterator[str]:
+        """Whoever is inside is told what holds, and nothing else."""
+        for instance in books.instances.values():
+            made = self._world.engine.made.get(instance.id)
+            if instance.state == State.RUNNING and made is not None:
+                lines = tuple(notice.line for notice in instance.notices)
+                if made.workload.notices != lines:
+                    yield f"{instance.id} is told {made.workload.notices}, not {lines}"
 
     def _prompt(self, books: invariants.Books) -> Iterator[str]:
         """Where nothing goes wrong, what was asked is done soon."""

@@ -119,6 +119,41 @@ def test_a_note_cannot_change_the_state(stocked: Stocked, clock: HandClock) -> N
         stocked.database.run(lambda c: instances.note(c, instance, state=State.RUNNING))
 
 
+def test_a_notice_is_a_revision_once_and_goes_with_the_next_start(stocked: Stocked, clock: HandClock) -> None:
+    run = stocked.database.run
+    instance = launched(stocked, clock)
+    run(lambda c: instances.note(c, instance, due_at=None))
+
+    def announce(kind: str, text: str | None) -> Instance:
+        def work(connection: Connection) -> Instance:
+            found = instances.get(connection, instance.id)
+            assert found is not None
+            written = instances.announce(connection, found, clock.now(), kind, text)
+            assert instances.get(connection, instance.id) == written
+            return written
+
+        return run(work)
+
+    first = announce("money", "it lasts for\nless than 4 hours")
+    assert (first.revision, first.due_at) == (instance.revision + 1, clock.now())
+    since = clock.now()
+    clock.pass_by(60)
+    assert announce("money", "it lasts for\nless than 4 hours") == first, "said already"
+    both = announce("term", "it ends")
+    assert [each.line for each in both.notices] == [
+        f"{since:%Y-%m-%dT%H:%M:%SZ} money it lasts for less than 4 hours",
+        f"{clock.now():%Y-%m-%dT%H:%M:%SZ} term it ends",
+    ]
+    last = announce("term", None)
+    assert (last.notices, last.revision) == (first.notices, instance.revision + 3)
+    assert announce("term", None) == last
+    for event in (Event.REACHABLE, Event.EXITED, Event.REACHABLE, Event.STOP, Event.ABSENT):
+        last = run(lambda c, i=last, e=event: instances.record(c, i, e, clock.now()))
+        assert (last.notices, last.revision) == (first.notices, instance.revision + 3)
+    again = run(lambda c: instances.record(c, last, Event.START, clock.now()))
+    assert (again.notices, again.revision) == ((), instance.revision + 4)
+
+
 def test_no_device_is_given_twice_and_the_third_finds_none(stocked: Stocked, clock: HandClock) -> None:
     first = launched(stocked, clock, type_id=GPU_TYPE.id)
     second = launched(stocked, clock, type_id=GPU_TYPE.id)

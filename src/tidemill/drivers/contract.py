@@ -99,7 +99,8 @@ class Workload:
         ports: published ports; the one with ``port == 22`` is the guest's ssh server.
         data_disk_gb: size of the disk at /root/dataDisk in GB (10^9 bytes); 0 for a plain folder.
         authorized_keys: lines in OpenSSH's format; may change while the instance runs.
-        revision: of the authorized_keys; the higher number has the later ones.
+        notices: lines for whoever is inside (instant, kind, text); may change while the instance runs.
+        revision: of authorized_keys and notices; the higher number has the later ones.
         host_key: the 32-byte seed of the instance's ed25519 ssh host key.
         init_script: run once, as root, at the first start; "" for none.
         node: the machine it was placed on, by its name; a driver that has only one need not look.
@@ -123,6 +124,7 @@ class Workload:
     data_disk_gb: int = 0
     node: str = ""
     revision: int = 0
+    notices: tuple[str, ...] = ()
 
 
 class Guest(Protocol):
@@ -145,7 +147,12 @@ class Guest(Protocol):
     init_exit_path: str
 
     def files(
-        self, *, authorized_keys: Sequence[str], host_key: bytes, init_script: str
+        self,
+        *,
+        authorized_keys: Sequence[str],
+        host_key: bytes,
+        init_script: str,
+        notices: Sequence[str] = (),
     ) -> Mapping[str, bytes]:
         """The instance's own files by name; all are secret enough for mode 0600."""
         ...

@@ -32,21 +32,29 @@ class InstalledGuest:
     init_exit_path: str = INIT_EXIT_PATH
 
     def files(
-        self, *, authorized_keys: Sequence[str], host_key: bytes, init_script: str
+        self,
+        *,
+        authorized_keys: Sequence[str],
+        host_key: bytes,
+        init_script: str,
+        notices: Sequence[str] = (),
     ) -> Mapping[str, bytes]:
         """The instance's own files by name: to be written with mode 0600, each by one rename.
 
         ``authorized_keys`` are lines in OpenSSH's format, ``host_key`` is an ed25519 seed of 32
-        bytes, ``init_script`` is "" for none; its lines may end as a web form ends them.
-        A file ``motd`` beside them is shown at interactive logins.
-        Raises ValueError when a key is more than one line or the seed has another length.
+        bytes, ``init_script`` is "" for none; its lines may end as a web form ends them. Each of
+        ``notices`` is an instant, a kind and a text; they are shown at interactive logins, and so is a
+        file ``motd`` beside them.
+        Raises ValueError when a key or notice is more than one line or the seed has another length.
         """
-        if any(set(line) & {"\n", "\r", "\0"} for line in authorized_keys):
-            raise ValueError("an authorized key is one line")
+        if any(set(line) & {"\n", "\r", "\0"} for line in (*authorized_keys, *notices)):
+            raise ValueError("an authorized key or a notice is one line")
         files = {
             "authorized_keys": "".join(f"{line}\n" for line in authorized_keys).encode(),
             "host_key": dropbear_private_key(host_key),
         }
         if init_script:
             files["init_script"] = init_script.replace("\r\n", "\n").encode()
+        if notices:
+            files["notices"] = "".join(f"{line}\n" for line in notices).encode()
         return files

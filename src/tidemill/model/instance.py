@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.model.lifecycle import State
+from tidemill.model.notice import Notice
 from tidemill.model.offer import ChargeMode, Region
 
 SSH_PORT = 22
@@ -61,7 +62,7 @@ class Instance:
         due_at: when the loop has to look at it again; None for at rest.
         not_before: no new start before this instant (the growing pause after ends of its process).
         failures: consecutive ends of the main process without a quiet while between.
-        revision, applied_revision: what is wanted inside (keys) against what the driver was given.
+        revision, applied_revision: what is wanted inside (keys, notices) against what the driver was given.
         price_micro: micro-units of the currency per period of the charge mode.
         progress: percent of the image pull, where known.
         tariff_id: the row of prices that holds for it; None for what was launched before there were any.
@@ -73,6 +74,7 @@ class Instance:
         term_began_at, term_ends_at: when the first of its unbroken terms began that were bought in advance,
             and when the present one ends; None before the first.
         timer_at: when time does something to it, or tells its owner; None for never.
+        notices: what somebody inside is to know.
         restored_from: the instant of the backup that the row came from, until it was compared with
             the engine; what the engine has by then was not brought about by this row.
     """
@@ -132,6 +134,7 @@ class Instance:
     term_began_at: datetime | None = None
     term_ends_at: datetime | None = None
     timer_at: datetime | None = None
+    notices: tuple[Notice, ...] = ()
 
     def in_term(self, at: datetime) -> bool:
         """Whether a term that was bought in advance lasts: its devices are kept through a stop."""

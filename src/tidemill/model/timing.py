@@ -24,7 +24,8 @@ class Limits:
 class Timed:
     """What is to be done now, and when to look again.
 
-    ``told`` are lines for the history: a word and a sentence. ``renews`` asks for another term instead of
+    ``told`` are lines for the history: a word and a sentence. ``notice`` is what whoever is inside has to
+    know of the term's end; None while that is not near. ``renews`` asks for another term instead of
     ``event``, which happens where that cannot be paid.
     """
 
@@ -33,6 +34,7 @@ class Timed:
     message: str = ""
     renews: bool = False
     told: tuple[tuple[str, str], ...] = ()
+    notice: str | None = None
     again: datetime | None = None
 
 
@@ -54,7 +56,7 @@ def timed(instance: Instance, now: datetime, limits: Limits, spent_at: datetime 
     if term.event is not None:
         return term
     limits_set = [instance.stop_at, spent_at] if runs else []
-    return Timed(told=term.told, again=_first([term.again, *limits_set]))
+    return Timed(told=term.told, notice=term.notice, again=_first([term.again, *limits_set]))
 
 
 def _retention(instance: Instance, now: datetime, limits: Limits) -> Timed:
@@ -75,7 +77,11 @@ def _term(instance: Instance, now: datetime, limits: Limits) -> Timed:
         return Timed(Event.EXPIRED, "TermEnded", f"Its term ended {_at(ends)}", renews=instance.auto_renew)
     told, again = _notices(instance.timer_at, now, ends, limits.term_notices)
     what = "and is renewed then" if instance.auto_renew else "and it is stopped then"
-    return Timed(told=(("termEnds", f"Its term ends {_at(ends)}, {what}"),) if told else (), again=again)
+    sentence = f"Its term ends {_at(ends)}, {what}"
+    is_near = ends - timedelta(hours=max(limits.term_notices, default=0)) <= now
+    return Timed(
+        told=(("termEnds", sentence),) if told else (), notice=sentence if is_near else None, again=again
+    )
 
 
 def _notices(

@@ -80,11 +80,12 @@ class Billing:
         while True:  # each look says when the next is: later than now
             due_wallets = await self._database.read(lambda c: wallets.due(c, now, LOOKS))
             for wallet in due_wallets:
-                found = await self._database.write(
-                    lambda c, id=wallet.user_id: purses.look(c, self._settings, id, self._clock.now())
-                )
-                for due in found:
-                    await self._move(due)
+                with suppress(Stale):  # an instance was changed meanwhile: it is looked at again
+                    found = await self._database.write(
+                        lambda c, id=wallet.user_id: purses.look(c, self._settings, id, self._clock.now())
+                    )
+                    for due in found:
+                        await self._move(due)
             if len(due_wallets) < LOOKS:
                 return
 

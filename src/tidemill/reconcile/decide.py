@@ -117,7 +117,7 @@ def _keep_stopped(
 
 
 def _is_owed(instance: Instance, seen: Seen | None) -> bool:
-    """Whether the driver has to be asked to run it (again), or to take new keys."""
+    """Whether the driver has to be asked to run it (again), or to take new keys or notices."""
     if seen is None or seen.start < instance.start:
         return True
     if seen.phase in {Phase.PULLING, Phase.CREATED}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -15,9 +15,11 @@ from tidemill.model.charging import Metered, MeterKind, owed
 from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.money import shown
+from tidemill.model.notice import MONEY
 from tidemill.model.tariff import month_of, runs_out
 from tidemill.settings import Settings
 from tidemill.store import caps, holds, instances, ledger, metering, wallets
+from tidemill.store.wallets import Wallet
 
 LOOK_AT_MOST = timedelta(hours=6)  # between looks at a user whose instances cost something
 DRY_BEATS = 2  # what is left for fewer looks than this is nothing left
@@ -49,9 +51,9 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
     found = _Outlook(None, None, ())
     if rate:
         found = _outlook(connection, settings, user_id, funds, rate, unposted, now)
+    _tell(connection, wallet, found, now)  # before the caps: what they stop is as it is after this
     over, over_at = _over_caps(connection, settings, user_id, now)
     dry_since = (wallet.dry_since or now) if found.stops else None
-    _tell(connection, settings, wallet.told_hours, found, now)
     soon = now + timedelta(seconds=settings.billing_beat)
     next_looks = [
         found.again,
@@ -73,12 +75,16 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """When to look again; the notice that holds now, in hours left; what is to be stopped."""
+    """When to look again; the notice that holds now, in hours left; what is to be stopped.
+
+    ``costing`` are the instances that cost something; ``hourly`` those that are stopped when it runs out.
+    """
 
     again: datetime | None
     hours: int | None
     stops: Sequence[Due]
-    running: Sequence[str] = ()
+    costing: Sequence[str] = ()
+    hourly: Collection[str] = ()
 
 
 def _outlook(
@@ -114,8 +120,9 @@ def _outlook(
     marks = [dry_at - timedelta(hours=each) for each in lower]
     end = dry_at - timedelta(seconds=DRY_BEATS * settings.billing_beat)
     again = max(min([*marks, end]), now + timedelta(seconds=settings.billing_beat))
-    running = tuple(sorted({each.instance_id for each in meters}))
-    return _Outlook(again, hours, (), running)
+    costing = sorted({each.instance_id for each in meters})
+    hourly = {each.instance_id for each in meters if each.kind is MeterKind.COMPUTE}
+    return _Outlook(again, hours, (), costing, hourly)
 
 
 def _over_caps(
@@ -181,17 +188,27 @@ def _brought_back(connection: Connection, user_id: str) -> list[Due]:
     ]
 
 
-def _tell(
-    connection: Connection, settings: Settings, told: int | None, found: _Outlook, now: datetime
-) -> None:
-    """Say once for each threshold how long the money lasts."""
-    if found.hours is None or not found.running or (told is not None and told <= found.hours):
+def _tell(connection: Connection, wallet: Wallet, found: _Outlook, now: datetime) -> None:
+    """Say how long the money lasts: once for each threshold as events, and inside for as long as it holds.
+
+    Raises Stale.
+    """
+    told, hours = wallet.told_hours, found.hours
+    if hours == 0 or (told is None and hours is None):  # it is stopped now; or there is nothing to tell
         return
-    for instance_id in found.running:
+    words = None
+    if hours is not None:
+        lasts = "an hour" if hours == 1 else f"{hours} hours"
+        words = f"At the present rate the money lasts for less than {lasts}; then it is stopped"
+    for instance in instances.to_run(connection, wallet.user_id):
+        # One that is being restarted has no meter at the moment: what it was told stays.
+        if words is None or instance.id in found.hourly:
+            instances.announce(connection, instance, now, MONEY, words)
+    if words is None or hours is None or (told is not None and told <= hours):
+        return
+    for instance_id in found.costing:
         instance = instances.get(connection, instance_id)
         if instance is not None:
-            hours = "an hour" if found.hours == 1 else f"{found.hours} hours"
-            words = f"At the present rate the money lasts for less than {hours}; then it is stopped"
             instances.tell(connection, instance, now, "moneyLow", words)
 
 

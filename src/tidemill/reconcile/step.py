@@ -254,6 +254,7 @@ class Stepper:
                 ),
                 authorized_keys=tuple(key.public_key for key in keys if chosen is None or key.id in chosen),
                 revision=instance.revision,  # read before the keys, which are as new or newer
+                notices=tuple(notice.line for notice in instance.notices),
                 host_key=instance.host_key,
                 init_script=instance.init_script,
                 env=instance.env,

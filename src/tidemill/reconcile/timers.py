@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from tidemill.model.charging import owed, term
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import Purse
-from tidemill.model.lifecycle import STATES, move
+from tidemill.model.lifecycle import STATES, Wanted, move
+from tidemill.model.notice import TERM
 from tidemill.model.tariff import runs_out
 from tidemill.model.timing import Limits, renewed_until, timed
 from tidemill.settings import Settings
@@ -34,6 +35,8 @@ def ring(connection: Connection, settings: Settings, instance_id: str, now: date
         return None
     for word, sentence in found.told:
         instances.tell(connection, instance, now, word, sentence)
+    if found.event is None and STATES[instance.state].wanted is Wanted.RUNNING:
+        instance = instances.announce(connection, instance, now, TERM, found.notice)
     moved, again = instance, found.again
     if found.event is not None:
         if move(instance.state, found.event) is None:  # it passes: looked at when it has

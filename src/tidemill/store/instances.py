@@ -25,6 +25,7 @@ from sqlalchemy.sql import ColumnElement
 from tidemill.model.errors import Conflict, OutOfStock, Unavailable
 from tidemill.model.instance import Happening, Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, frees, move
+from tidemill.model.notice import with_notice
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
 from tidemill.store import meters, reservations
@@ -36,6 +37,7 @@ _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _BY_ID = Prepared(_SELECT.where(instances.c.id == bindparam("wanted_id")))
 _INSERT = Prepared(insert(instances), columns=COLUMNS)
 _HOLDING = [state.value for state, row in STATES.items() if row.keeps is not Keeps.NO]
+_RUNNING = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
 _EVENT = Prepared(
     insert(events).inline(),
@@ -226,6 +228,12 @@ def archived(connection: Connection, user_id: str) -> list[Instance]:
     return readable(_ARCHIVED.all(connection, {"of_user": user_id}))
 
 
+def to_run(connection: Connection, user_id: str) -> list[Instance]:
+    """The user's instances that run or are to."""
+    mine = (instances.c.user_id == user_id, instances.c.state.in_(_RUNNING))
+    return readable(connection.execute(_SELECT.where(*mine).order_by(instances.c.id)).all())
+
+
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:
     """How many instances a user has, and how many GPUs those that may run hold."""
     row = connection.execute(
@@ -294,6 +302,9 @@ def record(
         restored_from=None if moved else instance.restored_from,
         stop_at=instance.stop_at if STATES[cell.to].wanted is Wanted.RUNNING else None,
     )
+    begins = STATES[cell.to].wanted is Wanted.RUNNING and STATES[instance.state].wanted is not Wanted.RUNNING
+    if begins and instance.notices:  # they were of the time before it was stopped
+        changed = replace(changed, notices=(), revision=instance.revision + 1)
     if entered and cell.to is State.RUNNING:
         changed = meters.began(connection, changed, at)
     if entered and cell.to is State.ARCHIVED:
@@ -301,7 +312,6 @@ def record(
     changed = _write(connection, instance, changed)
     if moved or says:
         _write_event(connection, changed, event.value, instance.state, at, reason, message)
-    before, after = STATES[instance.state], STATES[cell.to]
     meters.follow(connection, instance, changed, event, at, ended_at)
     if released:
         reservations.release(connection, instance.id)
@@ -309,7 +319,7 @@ def record(
         reservations.take_what_it_has(
             connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name
         )
-    elif after.wanted is Wanted.RUNNING and before.wanted is not Wanted.RUNNING:
+    elif begins:
         reservations.reserve_again(
             connection, instance.id, instance.node_id, need_of(instance), instance.gpu_name
         )
@@ -339,6 +349,19 @@ def note(connection: Connection, instance: Instance, **columns: Any) -> Instance
 def tell(connection: Connection, instance: Instance, at: datetime, happened: str, message: str) -> None:
     """Add a line to the instance's history that is no move."""
     _write_event(connection, instance, happened, instance.state, at, "", message)
+
+
+def announce(
+    connection: Connection, instance: Instance, at: datetime, kind: str, text: str | None
+) -> Instance:
+    """Have whoever is inside know ``text``, or that nothing of ``kind`` holds any more (None).
+
+    Writes nothing where it is so already. Raises Stale.
+    """
+    notices = with_notice(instance.notices, kind, text, at)
+    if notices == instance.notices:
+        return instance
+    return note(connection, instance, notices=notices, revision=instance.revision + 1, due_at=at)
 
 
 @cache
@@ -456,10 +479,9 @@ def ids_of_region(connection: Connection, region_id: str) -> list[str]:
 
 def touch_for_user(connection: Connection, user_id: str, at: datetime) -> None:
     """The user's keys changed: have every instance that may be running brought up to date."""
-    running = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
     connection.execute(
         update(instances)
-        .where(_in_turn(instances.c.user_id == user_id, instances.c.state.in_(running)))
+        .where(_in_turn(instances.c.user_id == user_id, instances.c.state.in_(_RUNNING)))
         .values(revision=instances.c.revision + 1, version=instances.c.version + 1, due_at=at)
     )
 

@@ -55,8 +55,10 @@ def began(connection: Connection, instance: Instance, at: datetime) -> Instance:
         instance = replace(instance, stop_at=at + timedelta(seconds=instance.stop_after_seconds))
     if instance.stop_at is not None or instance.max_spend_micro is not None:
         instance = replace(instance, timer_at=at)
-    if instance.charge_mode.hourly or instance.in_term(at):
+    if instance.charge_mode.hourly:
         return instance
+    if instance.in_term(at):  # whoever comes in is told if it ends soon
+        return replace(instance, timer_at=min(at, instance.timer_at or at))
     price = _price_of(connection, instance)
     zone = "UTC" if price is None else price.zone
     ends = period_end(instance.charge_mode, at, instance.duration, zone)

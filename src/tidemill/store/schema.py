@@ -32,6 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from tidemill.model.notice import Notice
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -47,6 +49,22 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+class Notices(TypeDecorator[tuple[Notice, ...]]):
+    """What is told inside an instance, by kind; NULL for nothing, as nearly everywhere."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Notice, ...] | None, dialect: Dialect) -> Any:
+        return {each.kind: {"at": each.at.isoformat(), "text": each.text} for each in value or ()} or None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Notice, ...]:
+        kept: dict[str, dict[str, str]] = value or {}
+        return tuple(
+            Notice(kind, datetime.fromisoformat(each["at"]), each["text"]) for kind, each in kept.items()
+        )
 
 
 class Words(TypeDecorator[str]):
@@ -288,6 +306,7 @@ instances = Table(
     Column("term_began_at", Instant),
     Column("term_ends_at", Instant),
     Column("timer_at", Instant),
+    Column("notices", Notices),
     Index("ix_instances_owner", "user_id", "created_at", "id"),
     Index("ix_instances_due", "due_at"),
     Index("ix_instances_node", "node_id", "state"),

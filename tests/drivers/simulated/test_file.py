@@ -34,7 +34,9 @@ def over(folder: Path, clock: HandClock) -> SimulatedDriver:
 
 async def test_what_runs_is_there_for_the_next_server(tmp_path: Path, clock: HandClock) -> None:
     first = over(tmp_path / "engine", clock)
-    whole = workload(devices=(GPU,), authorized_keys=("ssh-ed25519 AAAA",), data_disk_gb=5)
+    whole = workload(
+        devices=(GPU,), authorized_keys=("ssh-ed25519 AAAA",), data_disk_gb=5, notices=("a b c",)
+    )
     await first.ensure_running(whole)
     await first.ensure_running(replace(whole, start=2))
     await first.ensure_running(workload("notebook-2", start=7))

@@ -422,6 +422,7 @@ class DockerDriver(Driver):
                 authorized_keys=workload.authorized_keys,
                 host_key=workload.host_key,
                 init_script=workload.init_script,
+                notices=workload.notices,
             )
         except ValueError as error:
             raise Refused(f"The instance's files could not be made: {error}") from error

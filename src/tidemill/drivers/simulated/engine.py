@@ -93,7 +93,12 @@ class Engine(Objects):
         made = self.made.get(workload.id)
         if made is not None and workload.revision < made.workload.revision:
             newer = made.workload
-            workload = replace(workload, revision=newer.revision, authorized_keys=newer.authorized_keys)
+            workload = replace(
+                workload,
+                revision=newer.revision,
+                authorized_keys=newer.authorized_keys,
+                notices=newer.notices,
+            )
         if made is None or made.seen.start < workload.start:
             if dials.no_room:
                 raise NoRoom(dials.no_room)

@@ -209,7 +209,9 @@ def _written(made: Made) -> dict[str, object]:
 
 
 def _made(body: dict[str, Any]) -> Made:
-    values = body["workload"] | {"authorized_keys": tuple(body["workload"]["authorized_keys"])}
+    values = body["workload"] | {
+        name: tuple(body["workload"].get(name, ())) for name in ("authorized_keys", "notices")
+    }
     return Made(
         Workload(
             **values,
