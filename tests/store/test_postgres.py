@@ -9,16 +9,21 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, insert, select, text, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InternalError
 from tests.postgres import PostgresServer, postgres_server
 from tests.store.line import Line
 
-from tidemill.model.errors import Unavailable
+from tidemill.model.errors import Misconfigured, Unavailable
 from tidemill.store import postgres as module
 from tidemill.store.database import Database
+from tidemill.store.migrate import migrate
+from tidemill.store.postgres import PATIENCE
 from tidemill.store.schema import facts
+from tidemill.store.trouble import refusal
 
 
 def put(connection: Connection, name: str, value: str = "x") -> str:
@@ -322,3 +327,55 @@ async def test_no_more_connections_than_were_asked_for(postgres_url: str) -> Non
         await asyncio.gather(*(database.write(lambda c, n=n: put(c, f"{n}")) for n in range(30)))
         database.close()
         assert line.connections <= 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"database": "nowhere"}, r"no database nowhere on .*createdb nowhere"),
+        ({"username": "stranger"}, r"does not let the user stranger in.*createuser stranger"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_said_at_once(
+    postgres_url: str, changes: dict[str, str], says: str
+) -> None:
+    url = make_url(postgres_url).set(password="a secret", **changes)  # type: ignore[arg-type]
+    database = Database(url.render_as_string(hide_password=False))
+    began = time.monotonic()
+    try:
+        with pytest.raises(Misconfigured, match=says) as told:
+            migrate(database)
+    finally:
+        database.close()
+    assert time.monotonic() - began < PATIENCE / 2
+    assert "a secret" not in told.value.message + told.value.detail
+
+
+def test_a_user_without_rights_is_told_so(postgres_url: str) -> None:
+    owner = Database(postgres_url)
+    owner.run(lambda c: c.execute(text("DROP ROLE IF EXISTS guest")))
+    owner.run(lambda c: c.execute(text("CREATE ROLE guest LOGIN")))
+    guest = Database(make_url(postgres_url).set(username="guest").render_as_string(hide_password=False))
+    try:
+        with pytest.raises(Misconfigured, match=r"user guest has no rights.*OWNER TO guest"):
+            guest.run(lambda c: c.execute(text("SELECT count(*) FROM users")))
+    finally:
+        guest.close()
+        owner.run(lambda c: c.execute(text("DROP ROLE guest")))
+        owner.close()
+
+
+def test_a_password_that_is_refused_is_not_shown_and_what_passes_is_waited_for() -> None:
+    url = make_url("postgresql://keeper:hunter2@db.example.org/tidemill")
+    refused = refusal(
+        psycopg.OperationalError('FATAL:  password authentication failed for user "keeper"'), url
+    )
+    assert refused is not None
+    assert "password of the user keeper" in refused.message
+    assert "hunter2" not in refused.message + refused.detail
+    for words in (
+        "the database system is starting up",
+        "Connection refused",
+        "sorry, too many clients already",
+    ):
+        assert refusal(psycopg.OperationalError(f"connection failed: {words}"), url) is None

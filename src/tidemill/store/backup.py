@@ -39,7 +39,7 @@ from tidemill.model.lifecycle import STATES, State
 from tidemill.store import engines, facts, schema, servers
 from tidemill.store.migrate import VERSIONS, revision_of, upgrade
 from tidemill.store.sqlite import Begin, open_engine
-from tidemill.store.trouble import is_trouble, unavailable
+from tidemill.store.trouble import is_trouble, refusal, unavailable
 
 READ_AT_ONCE = 500
 GOING_TENTHS = 20  # tenths of a second that a connection that was closed may still be seen
@@ -106,7 +106,7 @@ def _long_transaction(url: URL, on_sqlite: Begin, on_postgresql: Mapping[str, An
             yield connection
     except DBAPIError as error:
         if is_trouble(error):
-            raise unavailable(error) from error
+            raise refusal(error, url) or unavailable(error) from error
         raise
     finally:
         engine.dispose()

@@ -29,7 +29,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from tidemill.model.errors import Misconfigured
-from tidemill.store.trouble import is_trouble, sqlstate, unavailable, unknown
+from tidemill.store.trouble import is_trouble, refusal, sqlstate, unavailable, unknown
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -105,7 +105,8 @@ class Postgres:
         return await self._call(self._readers, _READ_MUCH, work, MUCH_PATIENCE)
 
     def run(self, work: Work[T]) -> T:
-        return self._attempts(_WRITE, work, _Call(PATIENCE))
+        """The same on the calling thread. Raises Misconfigured at once when the server lets us not in."""
+        return self._attempts(_WRITE, work, _Call(PATIENCE), at_start=True)
 
     async def _call(self, pool: ThreadPoolExecutor, begin: str, work: Work[T], patience: float) -> T:
         call = _Call(patience)
@@ -119,7 +120,7 @@ class Postgres:
             if future.done():
                 watch.cancel()
 
-    def _attempts(self, begin: str, work: Work[T], call: _Call) -> T:
+    def _attempts(self, begin: str, work: Work[T], call: _Call, *, at_start: bool = False) -> T:
         """Run ``work`` until it is committed, is wrong, or time is over."""
         pause = PAUSE
         while True:
@@ -134,6 +135,9 @@ class Postgres:
                     raise
                 else:
                     again = _may_try_again(error)
+                refused = refusal(error, self._engine.url)
+                if refused is not None:  # to wait does not help; who calls the API is not told why
+                    raise (refused if at_start else unavailable(error)) from error
                 wait_for = random.uniform(pause / 2, pause)  # noqa: S311 - no secret: so that two part ways
                 if not again or not call.has_time(wait_for):
                     raise unavailable(error) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
 
-from tidemill.model.errors import Unavailable
+from tidemill.model.errors import Misconfigured, Unavailable
 
 # SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TROUBLE = (
@@ -24,6 +26,51 @@ _TROUBLE = (
     "58",  # its own disk or files
     "XX",  # damaged
 )
+
+# What does not pass by itself: SQLSTATE; the words of a server that lets nobody in, for which libpq has no
+# code; and what to do.
+_REFUSALS = (
+    (
+        "3D000",
+        re.compile(r'database ".*" does not exist'),
+        "There is no database {database} on {host}; create it (createdb {database}), or name another in the "
+        "setting database_url",
+    ),
+    (
+        "28P01",
+        re.compile("password authentication failed|no password supplied"),
+        "{host} refuses the password of the user {user}; put the right one into the setting database_url",
+    ),
+    (
+        "28000",
+        re.compile(
+            r'role ".*" does not exist|no pg_hba.conf entry|authentication failed for user|'
+            "not permitted to log in"
+        ),
+        "{host} does not let the user {user} in; make that user (createuser {user}), or allow it in "
+        "pg_hba.conf",
+    ),
+    (
+        "42501",
+        re.compile("permission denied for"),
+        "The user {user} has no rights to the tables of the database {database} on {host}; make it their "
+        "owner (ALTER DATABASE {database} OWNER TO {user}; the tables of an older owner: REASSIGN OWNED)",
+    ),
+)
+
+
+def refusal(error: BaseException, url: URL) -> Misconfigured | None:
+    """What only the operator of a PostgreSQL can mend, with what to do; None for what may pass.
+
+    It shows no password.
+    """
+    state, words = sqlstate(error), _words(error)
+    for code, said, meaning in _REFUSALS:
+        if state == code or (state is None and said.search(words)):
+            host = f"the PostgreSQL at {url.host or url.query.get('host') or 'its default place'}"
+            told = meaning.format(host=host, user=url.username or "of this process", database=url.database)
+            return Misconfigured(told[0].upper() + told[1:], detail=words)
+    return None
 
 
 def is_trouble(error: BaseException) -> bool:
