@@ -7,12 +7,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.postgres import NoPostgres, PostgresServer, postgres_server
 from tests.stock import HandClock, Stocked, stock
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
+
+# No example is late or slow to be drawn: how long one takes says something of the machine alone.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ async def price_curve(
         current = tariffs.all_current(connection)
         prices = prices_of(current, kind, region, spot=spot)
         tide = prices.get(ChargeMode.TIDE_PER_HOUR)
-        curve = [] if tide is None else segments(tide, now, now + AHEAD)
+        curve = () if tide is None else segments(tide, now, now + AHEAD)
         return PriceCurve(region, prices, curve, disk_price_of(current, region))
 
     return await context.database.read_much(work)

@@ -237,6 +237,8 @@ def to_hold(instance: Instance, tariff: Tariff, now: datetime) -> int:
 
 def merged(lines: Sequence[Line]) -> tuple[Line, ...]:
     """The same with one line for each pair of accounts, in the order they came."""
+    if len(lines) == 1:
+        return tuple(lines)
     sums: dict[tuple[str, str], int] = {}
     for line in lines:
         pair = (line.debit, line.credit)

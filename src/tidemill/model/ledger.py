@@ -184,6 +184,8 @@ class Purse:
 
     def expiries(self, since: datetime, until: datetime) -> list[datetime]:
         """Instants inside ``since`` to ``until`` at which something in it expires, in order."""
+        if all(each.expires_at is None for each in self._accounts):
+            return []
         found = {each.expires_at for each in self._accounts if each.expires_at and self._left[each.id] > 0}
         return sorted(instant for instant in found if since < instant < until)
 

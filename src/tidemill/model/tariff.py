@@ -26,6 +26,7 @@ DAY_MINUTES = 24 * 60
 HOUR_MICROSECONDS = 3600 * 10**6
 MICROSECOND = timedelta(microseconds=1)
 DAYS_KEPT = 20_000  # days of tariffs that are remembered, some hundred bytes each
+SEGMENTS_KEPT = 1024
 STEP = timedelta(hours=6)  # clocks are not changed twice within it
 
 
@@ -96,16 +97,18 @@ class Segment:
         return (self.end - self.start) // MICROSECOND * self.rate
 
 
-def segments(tariff: Tariff, start: datetime, end: datetime) -> list[Segment]:
+@lru_cache(maxsize=SEGMENTS_KEPT)
+def segments(tariff: Tariff, start: datetime, end: datetime) -> tuple[Segment, ...]:
     """The time [start, end) as stretches of one band each, in order, without gap or overlap.
 
     A band holds by the wall clock: an hour that the clock shows twice in autumn is twice in its band,
-    one that it skips in spring is in none.
+    one that it skips in spring is in none. Kept for a while: what one listing showed running is charged for
+    the same time.
     """
     if end <= start:
-        return []
+        return ()
     if not tariff.bands:
-        return [Segment(start, end, "", tariff.rate)]
+        return (Segment(start, end, "", tariff.rate),)
     found: list[Segment] = []
     day = start.astimezone(UTC).date()
     while datetime.combine(day, time(), UTC) < end:
@@ -118,7 +121,7 @@ def segments(tariff: Tariff, start: datetime, end: datetime) -> list[Segment]:
             else:
                 found.append(Segment(begins, ends, part.band, part.rate))
         day += timedelta(days=1)
-    return found
+    return tuple(found)
 
 
 @lru_cache(maxsize=DAYS_KEPT)

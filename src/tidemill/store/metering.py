@@ -48,6 +48,9 @@ _METER = (
     .join(instances, instances.c.id == meters.c.instance_id)
     .outerjoin(regions, regions.c.id == instances.c.region_id)
 )
+_KINDS = {kind.value: kind for kind in MeterKind}
+_HOURLY = {mode.value for mode in ChargeMode if mode.hourly}
+_FREE = Tariff(0)
 _OWING = (meters.c.user_id == bindparam("of_user"), meters.c.post_at.is_not(None))  # open, or not all posted
 _DUE = Prepared(
     _METER.where(meters.c.post_at <= bindparam("now", type_=Instant))
@@ -202,6 +205,7 @@ def used_between(
 def _metered(connection: Connection, found_rows: Sequence[Sequence[Any]], now: datetime) -> list[Metered]:
     rows = [_Row(*row) for row in found_rows]
     prices = tariffs.by_ids(connection, {row.tariff_id for row in rows if row.tariff_id is not None})
+    rates = {id: price.tariff for id, price in prices.items()}
     found: list[Metered] = []
     for row in rows:
         since = row.posted_until or row.opened_at
@@ -212,10 +216,10 @@ def _metered(connection: Connection, found_rows: Sequence[Sequence[Any]], now: d
         found.append(
             Metered(
                 id=row.id,
-                kind=MeterKind(row.kind),
+                kind=_KINDS[row.kind],
                 user_id=row.user_id,
                 instance_id=row.instance_id,
-                tariff=_tariff(row, prices),
+                tariff=_tariff(row, rates),
                 opened_at=row.opened_at,
                 posted_until=row.posted_until,
                 posted=row.posted_micro,
@@ -227,12 +231,12 @@ def _metered(connection: Connection, found_rows: Sequence[Sequence[Any]], now: d
     return found
 
 
-def _tariff(row: _Row, prices: dict[int, tariffs.Price]) -> Tariff:
+def _tariff(row: _Row, rates: dict[int, Tariff]) -> Tariff:
     if row.kind == MeterKind.DISK.value:
         return Tariff(row.disk_price_micro * row.data_disk_gb)
-    if row.tariff_id is None or not ChargeMode(row.charge_mode).hourly:
-        return Tariff(0)
-    return prices[row.tariff_id].tariff
+    if row.tariff_id is None or row.charge_mode not in _HOURLY:
+        return _FREE
+    return rates[row.tariff_id]
 
 
 def _charge(

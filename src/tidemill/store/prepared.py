@@ -148,6 +148,9 @@ class Prepared:
             raise IntegrityError(plan.sql, None, error, hide_parameters=True) from error
 
 
+_Processors = tuple[tuple[int, Callable[[Any], Any]], ...]  # by the place in a row
+
+
 class _Plan:
     """A statement in the words of one dialect, with what turns values into the driver's and back."""
 
@@ -155,15 +158,13 @@ class _Plan:
         compiled = statement.compile(dialect=dialect, column_keys=None if columns is None else list(columns))
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what every statement compiles to
         self.sql = compiled.string
-        self._binds = tuple(
-            (
-                name,
-                compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect),
-                compiled.binds[name].value,
-            )
-            for name in compiled.positiontup or ()
-        )
-        self._processors: tuple[tuple[int, Callable[[Any], Any]], ...] = ()
+        names = tuple(compiled.positiontup or ())
+        self._names = names
+        binds = compiled.binds
+        self._given: dict[str, Any] = {name: binds[name].value for name in names if not binds[name].required}
+        into = (binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names)
+        self._into: _Processors = tuple((at, turn) for at, turn in enumerate(into) if turn is not None)
+        self._processors: _Processors = ()
         if not isinstance(statement, TextClause):
             found = (
                 (at, column.type.dialect_impl(dialect).result_processor(dialect, None))
@@ -172,11 +173,12 @@ class _Plan:
             self._processors = tuple((at, process) for at, process in found if process is not None)
 
     def parameters(self, values: Mapping[str, Any]) -> list[Any]:
-        """What the driver binds, in the order of the placeholders."""
-        return [
-            values.get(name, default) if process is None else process(values.get(name, default))
-            for name, process, default in self._binds
-        ]
+        """What the driver binds, in the order of the placeholders. Raises KeyError."""
+        given = {**self._given, **values} if self._given else values
+        row = [given[name] for name in self._names]
+        for at, process in self._into:
+            row[at] = process(row[at])
+        return row
 
     def rows(self, fetched: list[Any]) -> Sequence[Sequence[Any]]:
         """Rows of the driver as rows of the statement's types."""
