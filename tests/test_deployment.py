@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +108,39 @@ def test_a_second_server_on_the_same_file_is_refused_wherever_it_comes_from(tmp_
             pass  # which is for many
     with only_user(elsewhere):
         pass
+
+
+def test_a_second_server_on_the_same_file_by_a_hard_link_is_refused(tmp_path: Path) -> None:
+    own = url_of(Settings(data_dir=str(tmp_path)))
+    with only_user(own, make=True):
+        (tmp_path / "two").mkdir()
+        link = tmp_path / "two" / "tidemill.db"
+        link.hardlink_to(tmp_path / "tidemill.db")
+        elsewhere = url_of(Settings(data_dir=str(link.parent)))
+        with pytest.raises(Misconfigured, match=rf"{link} under another name"), only_user(elsewhere):
+            pytest.fail("two servers at once")
+    with only_user(elsewhere):
+        pass
+
+
+def test_holding_the_file_leaves_the_databases_own_locks_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path))
+    file = tmp_path / "tidemill.db"
+    ask = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+
+    def other() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", ask, str(file)], capture_output=True, text=True, check=False
+        )
+        return done.stderr
+
+    with only_user(url_of(settings), make=True):
+        database = open_database(settings)
+        try:
+            assert other() == "", "another process writes while nobody else does"
+            assert "database is locked" in database.run(lambda _: other())
+        finally:
+            database.close()
 
 
 def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:

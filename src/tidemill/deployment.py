@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -62,18 +63,63 @@ def only_server(folder: Path) -> Generator[str]:
 
 
 @contextmanager
-def only_user(url: URL) -> Generator[None]:
+def only_user(url: URL, *, make: bool = False) -> Generator[None]:
     """Hold a SQLite file for this server alone, whatever folders others have; PostgreSQL is for many.
 
-    Raises Misconfigured when another one has it.
+    To be entered before this process opens the file by SQLite, and left after it closed it. ``make`` has a
+    file that is not there made. Raises Misconfigured when another one has it.
     """
     if url.get_backend_name() != "sqlite":
         yield
         return
     file = Path(str(url.database)).resolve()
     what = f"the database {file}; stop it first. For several servers use PostgreSQL (setting database_url)"
-    with _held(file.with_name(f"{file.name}.lock"), what):
+    with _held(file.with_name(f"{file.name}.lock"), what), _held_itself(file, make=make):
         yield
+
+
+@contextmanager
+def _held_itself(file: Path, *, make: bool) -> Generator[None]:
+    """Hold the file whatever it is called: a hard link and another mount of its folder are the same file.
+
+    SQLite's own locks are fcntl's: on a local file system flock's are others and do not meet them. But
+    closing any descriptor of a file drops all of fcntl's that its process has, so this one is open for longer
+    than SQLite's. Where both are one kind of lock (NFS) the name alone is held: SQLite would lock itself out.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
+    except FileNotFoundError:
+        yield
+        return
+    except OSError as error:
+        raise Misconfigured(f"{file} cannot be written ({error.strerror})") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(
+                f"Another tidemill server works on the database {file} under another name (a hard link, or "
+                "another mount of its folder); stop it first. For several servers use PostgreSQL (setting "
+                "database_url)"
+            ) from None
+        except OSError:  # a file system without such locks
+            pass
+        else:
+            if _is_one_kind(file):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_one_kind(file: Path) -> bool:
+    """Whether flock's lock on a file, which we have, keeps fcntl's from it."""
+    with file.open("r+b") as other:
+        try:
+            fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in {errno.EAGAIN, errno.EACCES}
+    return False
 
 
 @contextmanager

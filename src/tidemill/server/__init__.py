@@ -224,7 +224,7 @@ def main(configuration: Configuration) -> None:
         if settings.role != "api":  # an API alone changes nothing below the folder but its keys
             name = held.enter_context(only_server(folder))
             place = f"{name}@{socket.gethostname()}:{(folder / SERVER_LOCK).stat().st_ino}"
-        held.enter_context(only_user(url))
+        held.enter_context(only_user(url, make=True))
         runner = held.enter_context(asyncio.Runner(loop_factory=_new_loop))
         runner.run(serve(configuration, SystemClock(), place))
 
