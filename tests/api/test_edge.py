@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import structlog
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 from tests.api.served import LAUNCH, PASSWORD, Served, served
 from tests.stock import HandClock, Stocked
 
 from tidemill.api.app import STATUS, status_of
 from tidemill.model import errors
+from tidemill.model.errors import Unavailable
 from tidemill.store.database import Database
 
 LIMIT = 1048576
@@ -231,3 +236,34 @@ async def test_a_client_may_ask_over_any_host(api: Served) -> None:
     transport = httpx.ASGITransport(api.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.get("/api/user/me", headers=api.token())).status_code == 200
+
+
+async def test_not_ready_while_nothing_can_be_written(api: Served) -> None:
+    def full(connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            raise sqlite3.OperationalError("database or disk is full")
+        raise OperationalError(
+            "", None, psycopg.errors.DiskFull("could not extend file: No space left on device")
+        )
+
+    with pytest.raises(Unavailable):
+        await api.stocked.database.write(full)
+    await api.stocked.database.write(lambda _: None, durable=False)  # a sign of life may still fit
+    answer = await api.get("/readyz", {})
+    assert answer.status_code == 503
+    assert "It can be read and not written: its disk is full." in answer.json()["message"]
+    await api.stocked.database.write(lambda _: None)
+    assert (await api.get("/readyz", {})).status_code == 200
+
+
+async def test_not_ready_on_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A real one: SQLite is told that the file may not grow."""
+    database = Database(f"sqlite:///{tmp_path / 'small.db'}")
+    try:
+        await database.write(lambda c: c.execute(text("CREATE TABLE t (x)")))
+        await database.write(lambda c: c.execute(text("PRAGMA max_page_count = 2")))
+        with pytest.raises(Unavailable):
+            await database.write(lambda c: c.execute(text("INSERT INTO t VALUES (zeroblob(1000000))")))
+        assert database.cannot_write == "its disk is full"
+    finally:
+        database.close()

@@ -1,4 +1,4 @@
-"""Whether this server can do its work: its database and its drivers answer."""
+"""Whether this server can do its work: its database answers and takes writes, its drivers answer."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ async def ready(context: Context) -> dict[str, str]:
             await context.database.read(work)
     except (TidemillError, TimeoutError) as error:
         wrong["database"] = str(error) or "no answer in time"
+    if "database" not in wrong and context.database.cannot_write:
+        wrong["database"] = (
+            f"It can be read and not written: {context.database.cannot_write}. Nothing can be launched or "
+            "changed until it can; what runs goes on"
+        )
     if context.settings.role == "api":  # it reads logs through its drivers, nothing more
         return wrong
     for region_id, driver in context.drivers.items():

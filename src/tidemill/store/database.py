@@ -8,6 +8,7 @@ connection and its arguments: it may be run again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
@@ -15,13 +16,15 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from tidemill.metrics import Metrics
-from tidemill.model.errors import Misconfigured
+from tidemill.model.errors import Misconfigured, Unavailable
 from tidemill.store.sqlite import Sqlite
+from tidemill.store.trouble import why_not_written
 
 if TYPE_CHECKING:
     from tidemill.store.postgres import Postgres
 
 CONNECTIONS = 8
+HOLDS_SECONDS = 60.0
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -39,6 +42,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._backend = Sqlite(self.url) if self.is_sqlite else _postgres(self.url, connections)
         self._metrics = Metrics()
+        self._failing: dict[bool, tuple[str, float]] = {}  # by durable: why, and when
 
     def count_in(self, metrics: Metrics) -> None:
         """Have transactions counted there from here on."""
@@ -51,7 +55,26 @@ class Database:
         ``durable=False`` and does not wait for the disk. No process of ours that dies loses it.
         """
         with self._metrics.transaction("write" if durable else "relaxedWrite"):
-            return await self._backend.write(work, durable)
+            try:
+                result = await self._backend.write(work, durable)
+            except Unavailable as error:
+                self._failing[durable] = (why_not_written(error), monotonic())
+                raise
+        self._failing.pop(durable, None)
+        return result
+
+    @property
+    def cannot_write(self) -> str:
+        """Why the last write failed, in a few words; "" when it did not.
+
+        Somebody always writes (every server's sign of life), so it costs no write to know. Signs of life
+        are small and may still fit on a full disk: what durable writes failed of holds for a minute,
+        or until one succeeds.
+        """
+        for durable, (why, at) in self._failing.items():
+            if not durable or monotonic() - at < HOLDS_SECONDS:
+                return why
+        return ""
 
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on a consistent view of what is committed; it takes no more than milliseconds."""

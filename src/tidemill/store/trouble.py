@@ -103,6 +103,19 @@ def unavailable(error: BaseException) -> Unavailable:
     )
 
 
+_NOT_WRITTEN = (  # the engines' words, and ours: theirs may name machines
+    (re.compile(r"disk is full|no space left|disk full", re.I), "its disk is full"),
+    (re.compile(r"read-?only|recovery|hot standby", re.I), "it can only be read"),
+    (re.compile(r"is locked|lock timeout", re.I), "somebody else holds it"),
+    (re.compile(r"disk I/O|input/output", re.I), "its disk fails"),
+)
+
+
+def why_not_written(error: Unavailable) -> str:
+    """Why a write failed, in words for anybody."""
+    return next((ours for theirs, ours in _NOT_WRITTEN if theirs.search(error.detail)), "it does not answer")
+
+
 def unknown(error: BaseException) -> Unavailable:
     """The same where the answer to a commit was lost: it may have been done."""
     return Unavailable(
