@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import Connection, text, update
 
 from tests.billing.town import Town
 from tests.stock import GPU_TYPE, START
@@ -13,6 +14,7 @@ from tidemill.model.errors import NotEnoughMoney
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import ChargeMode
+from tidemill.store.schema import instances
 
 DAY, H = timedelta(days=1), timedelta(hours=1)
 WEEK = 100_000_000
@@ -215,3 +217,23 @@ async def test_a_voucher_that_was_set_aside_pays_for_its_term_also_when_that_is_
     await town.settle()
     assert town.spent(id) == WEEK
     assert town.amounts() == {"balance": WEEK, "held": 0, "voucher/gift": 0}
+
+
+async def test_the_term_of_one_that_cannot_be_read_is_paid_once_it_can(town: Town) -> None:
+    """What was set aside for it is not given back meanwhile."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(WEEK)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK)
+    put = update(instances).where(instances.c.id == id)
+
+    def garble(connection: Connection) -> None:
+        of = "" if connection.dialect.name == "sqlite" else " ON instances"
+        connection.execute(text(f"DROP TRIGGER instances_known_state{of}"))
+        connection.execute(put.values(state="Melted"))
+
+    town.stocked.database.run(garble)
+    await town.settle()
+    assert town.amounts() == {"balance": 0, "held": WEEK}
+    town.stocked.database.run(lambda c: c.execute(put.values(state="Running")))
+    await town.settle()
+    assert (town.spent(id), town.amounts()) == (WEEK, {"balance": 0, "held": 0})

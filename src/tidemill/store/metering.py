@@ -303,9 +303,11 @@ def _settle(
         purse = purses.get(hold.user_id)
         if purse is None or hold.id in used:  # became due meanwhile; the next batch has it
             continue
+        instance = get(connection, hold.instance_id) if captures else None
+        if captures and instance is None:  # it cannot be read: left alone
+            continue
         if not holds.end(connection, hold.id, now, holds.CAPTURED if captures else holds.RELEASED):
             continue
-        instance = get(connection, hold.instance_id) if captures else None
         postings += [release(hold, now, purse)] if instance is None else _spent(instance, hold, purse, now)
     return postings
 
