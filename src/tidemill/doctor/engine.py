@@ -58,7 +58,9 @@ async def look(
         report = await driver.report() if isinstance(driver, Reports) else None
         nodes = await driver.nodes()
         seen = await driver.observe()
-        published = await driver.published() if isinstance(driver, Publishes) else {}
+        published: Mapping[InstanceId, frozenset[Port]] = {}
+        if isinstance(driver, Publishes):
+            published = await driver.published()
     unwanted = await orphans.unwanted(set(seen))
 
     def work(
@@ -181,7 +183,7 @@ def ports(
         if there is None or there.phase is not Phase.REACHABLE or there.start != row.start:
             continue
         has = {(port.port, port.node_port) for port in published.get(row.instance_id, ())}
-        should = held.get(row.instance_id, frozenset())
+        should = set(held.get(row.instance_id, ()))
         if has != should and row.instance_id in published:
             yield Symptom(
                 "portsDiffer",
