@@ -233,6 +233,10 @@ async def test_data_is_kept_for_a_while_and_paid_for_until_then(town: Town) -> N
     await town.pass_by(4 * H, step=10 * S)
     assert town.state(id) is State.ARCHIVED
     assert town.spent(id) == pytest.approx(3 * HOUR, abs=HOUR * 20 // 3600)
+    assert town.told(id).count("paid") == 0, "and does not come back for the seconds that are left"
+    town.funds(HOUR - 1)
+    await town.pass_by(S)
+    assert town.state(id) is State.ARCHIVED
     town.funds(50 * HOUR)
     await town.settle()
     assert town.state(id) is State.STOPPED

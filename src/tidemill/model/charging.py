@@ -27,7 +27,7 @@ from tidemill.model.ledger import (
     held_of,
     to_one,
 )
-from tidemill.model.tariff import HELD_FOR, Tariff, due_with_rest, segments
+from tidemill.model.tariff import HELD_FOR, HOUR_MICROSECONDS, MICROSECOND, Tariff, due_with_rest, segments
 
 
 class MeterKind(StrEnum):
@@ -233,6 +233,11 @@ def to_hold(instance: Instance, tariff: Tariff, now: datetime) -> int:
     disk = Tariff(instance.disk_price_micro * instance.data_disk_gb)
     until = now + HELD_FOR
     return sum(due_with_rest(0, segments(each, now, until))[0] for each in (tariff, disk))
+
+
+def to_keep(instance: Instance) -> int:
+    """What an hour of its data disk costs: so much there must be for one that is Archived to come back."""
+    return instance.disk_price_micro * instance.data_disk_gb * (HELD_FOR // MICROSECOND) // HOUR_MICROSECONDS
 
 
 def merged(lines: Sequence[Line]) -> tuple[Line, ...]:

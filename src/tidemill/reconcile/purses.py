@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection
 
 from tidemill.model.cap import HOUR, MONTH
-from tidemill.model.charging import Metered, MeterKind, owed
+from tidemill.model.charging import Metered, MeterKind, owed, to_keep
 from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.money import shown
@@ -69,7 +69,7 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         told_hours=found.hours,
         dry_since=dry_since,
     )
-    back = [] if found.stops or funds <= 0 else _brought_back(connection, user_id)
+    back = [] if found.stops else _brought_back(connection, user_id, funds - unposted)
     return [*found.stops, *over, *back]
 
 
@@ -180,12 +180,14 @@ def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
     return found
 
 
-def _brought_back(connection: Connection, user_id: str) -> list[Due]:
-    """There is money again: what was kept without is kept as before."""
-    return [
-        Due(each.id, each.version, Event.PAID, "", "Paid in: its data is kept again")
-        for each in instances.archived(connection, user_id)
-    ]
+def _brought_back(connection: Connection, user_id: str, left: float) -> list[Due]:
+    """There is money again for an hour of it: what was kept without is kept as before."""
+    found: list[Due] = []
+    for each in instances.archived(connection, user_id) if left > 0 else ():
+        left -= to_keep(each)
+        if left > 0:
+            found.append(Due(each.id, each.version, Event.PAID, "", "Paid in: its data is kept again"))
+    return found
 
 
 def _tell(connection: Connection, wallet: Wallet, found: _Outlook, now: datetime) -> None:
