@@ -9,11 +9,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tests.billing.town import NIGHT, Town
+from tidemill.model.cap import MONTH, Cap
 from tidemill.model.errors import Conflict, NotEnoughMoney
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import ChargeMode
-from tidemill.store import ledger
+from tidemill.store import caps, ledger
 
 HOUR = 3_600_000_000  # micro-units: a price that is a thousandth of a unit for each second
 H, M, S = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
@@ -286,3 +287,14 @@ async def test_no_account_goes_below_zero(town: Town) -> None:
     with pytest.raises(IntegrityError):
         town.stocked.database.run(lambda c: ledger.post(c, [posting]))
     assert town.amounts()["balance"] == 5
+
+
+async def test_money_for_a_million_years_is_no_error(town: Town) -> None:
+    """More hours than a date can hold: of all that was paid in, and of a cap."""
+    town.price(10)
+    town.funds(10**15)
+    made = Cap(town.user.id, MONTH, 10**15, town.clock.now())
+    town.stocked.database.run(lambda c: caps.put(c, made))
+    id = town.run()
+    await town.pass_by(H)
+    assert (town.state(id), town.spent(id)) == (State.RUNNING, 10)

@@ -21,6 +21,7 @@ from tidemill.settings import Settings
 from tidemill.store import caps, holds, instances, ledger, metering, wallets
 from tidemill.store.wallets import Wallet
 
+ONE_HOUR = timedelta(hours=1)
 LOOK_AT_MOST = timedelta(hours=6)  # between looks at a user whose instances cost something
 DRY_BEATS = 2  # what is left for fewer looks than this is nothing left
 
@@ -100,8 +101,8 @@ def _outlook(
     first_notice = max(settings.money_notices, default=0)
     at_least = (funds - unposted) / rate  # hours
     if at_least > first_notice + 1:
-        pause = min(timedelta(hours=at_least - first_notice - 0.5), LOOK_AT_MOST)
-        return _Outlook(now + pause, None, ())
+        pause = min(at_least - first_notice - 0.5, LOOK_AT_MOST / ONE_HOUR)
+        return _Outlook(now + pause * ONE_HOUR, None, ())
     meters = [
         each if each.closed else replace(each, until=max(now, each.since))
         for each in metering.owing(connection, user_id, now)
@@ -143,7 +144,8 @@ def _over_caps(
             )
             left = cap.limit - caps.spent(connection, cap, user_id, begins) - due
             if left > 0:
-                soonest = now + timedelta(hours=left / rate) if rate else ends
+                hours = min(left / rate, (ends - now) / ONE_HOUR) if rate else (ends - now) / ONE_HOUR
+                soonest = now + hours * ONE_HOUR
                 reached.append(min(max(soonest, now + timedelta(seconds=settings.billing_beat)), ends))
                 continue
             rate = cap.limit + 1  # all of it
