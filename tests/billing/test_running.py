@@ -298,3 +298,31 @@ async def test_money_for_a_million_years_is_no_error(town: Town) -> None:
     id = town.run()
     await town.pass_by(H)
     assert (town.state(id), town.spent(id)) == (State.RUNNING, 10)
+
+
+@pytest.mark.parametrize("mode", [ChargeMode.PER_HOUR, ChargeMode.PER_MONTH])
+async def test_a_disk_that_nobody_pays_stops_what_has_no_price_by_the_hour(
+    town: Town, mode: ChargeMode
+) -> None:
+    """A free type, or a term that was paid in advance: its data disk is not kept for nothing."""
+    town.price(0 if mode.hourly else HOUR, mode, disk=HOUR // 10)
+    town.funds(HOUR + (0 if mode.hourly else HOUR))
+    id = town.run(data_disk_gb=10, charge_mode=mode)
+    await town.pass_by(H + 10 * M, step=5 * S)
+    assert (town.state(id), town.get(id).reason) == (State.STOPPING, "OutOfMoney")
+    assert "moneyLow" in town.told(id)
+    town.do(id, Event.ABSENT)
+    await town.pass_by(M, step=5 * S)
+    assert (town.state(id), town.lost()) == (State.ARCHIVED, 0)
+
+
+async def test_the_disk_of_what_could_not_be_started_is_archived_as_well(town: Town) -> None:
+    town.price(HOUR, disk=HOUR // 10)
+    town.funds(3 * HOUR)
+    id = town.run(data_disk_gb=10)
+    town.do(id, Event.EXITED, Event.REFUSED, Event.ABSENT)
+    await town.pass_by(3 * H, step=10 * S)
+    assert town.state(id) is State.STOPPING
+    town.do(id, Event.ABSENT)
+    await town.pass_by(M, step=5 * S)
+    assert (town.state(id), town.lost()) == (State.ARCHIVED, 0)

@@ -242,6 +242,7 @@ MOVES: dict[State, dict[Event, Move]] = {
         E.TERMINATE: Move(S.TERMINATING),
         E.EXITED: Move(S.STARTING_FAILED),
         E.ABSENT: Move(S.STARTING_FAILED),
+        E.UNPAID: Move(S.STOPPING),  # its disk: archived when it was seen stopped
         E.EXPIRED: Move(S.STARTING_FAILED),
         E.ADOPTED: Move(S.STARTING),
     },

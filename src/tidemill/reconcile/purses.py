@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from tidemill.model.cap import HOUR, MONTH
 from tidemill.model.charging import Metered, MeterKind, owed, to_keep
 from tidemill.model.ledger import Account, AccountKind, Cause, Purse, expiry, gift
-from tidemill.model.lifecycle import Event, State
+from tidemill.model.lifecycle import Event, move
 from tidemill.model.money import shown
 from tidemill.model.notice import MONEY
 from tidemill.model.tariff import month_of, runs_out
@@ -163,7 +163,7 @@ def _over_caps(
 
 
 def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
-    """Nothing is left: what runs by the hour is stopped, what is stopped and costs something archived."""
+    """Nothing is left: what costs something is stopped, and archived when it is stopped."""
     found: list[Due] = []
     for instance_id in sorted({meter.instance_id for meter in meters}):
         instance = instances.get(connection, instance_id)
@@ -172,11 +172,11 @@ def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
         kinds = {meter.kind for meter in meters if meter.instance_id == instance_id}
         if MeterKind.COMPUTE in kinds:
             message = "There is no money left for it; its data is kept. Pay in, and start it again"
-        elif instance.state is State.STOPPED:
+        else:
             message = (
                 "There is no money left to pay for its data disk; it is kept for a while. Pay in to keep it"
             )
-        else:
+        if move(instance.state, Event.UNPAID) is None:  # it passes: looked at when it has
             continue
         found.append(Due(instance.id, instance.version, Event.UNPAID, "OutOfMoney", message))
     return found
