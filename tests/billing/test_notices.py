@@ -46,8 +46,9 @@ async def test_little_money_is_told_until_it_is_paid_in(town: Town) -> None:
 async def test_who_comes_later_is_told_too_and_who_costs_nothing_is_not(town: Town) -> None:
     town.price(HOUR, disk=1000)
     town.price(HOUR, ChargeMode.PER_WEEK)
-    town.funds(4 * HOUR)
-    subscribed = town.run(charge_mode=ChargeMode.PER_WEEK, data_disk_gb=1)
+    town.funds(5 * HOUR)
+    subscribed = town.run(charge_mode=ChargeMode.PER_WEEK)
+    with_disk = town.run(charge_mode=ChargeMode.PER_WEEK, data_disk_gb=1)
     first = town.run()
     await town.settle()
     town.clock.pass_by(60)
@@ -55,6 +56,7 @@ async def test_who_comes_later_is_told_too_and_who_costs_nothing_is_not(town: To
     await town.settle()
     assert "money" in told(town, first)
     assert told(town, first) == told(town, second)
+    assert told(town, first) == told(town, with_disk), "its disk is paid by the hour: it is stopped as well"
     assert told(town, subscribed) == {}, "it is not stopped when the money is used up"
     town.do(first, Event.EXITED)
     await town.settle()

@@ -14,6 +14,7 @@ from tidemill.model.errors import Conflict, NotEnoughMoney
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import ChargeMode
+from tidemill.reconcile import purses
 from tidemill.store import caps, ledger
 
 HOUR = 3_600_000_000  # micro-units: a price that is a thousandth of a unit for each second
@@ -300,6 +301,13 @@ async def test_money_for_a_million_years_is_no_error(town: Town) -> None:
     assert (town.state(id), town.spent(id)) == (State.RUNNING, 10)
 
 
+async def until_stopping(town: Town, id: str) -> None:
+    """Let at most three hours pass."""
+    end = town.clock.now() + 3 * H
+    while town.state(id) is not State.STOPPING and town.clock.now() < end:
+        await town.pass_by(5 * S, step=5 * S)
+
+
 @pytest.mark.parametrize("mode", [ChargeMode.PER_HOUR, ChargeMode.PER_MONTH])
 async def test_a_disk_that_nobody_pays_stops_what_has_no_price_by_the_hour(
     town: Town, mode: ChargeMode
@@ -308,7 +316,7 @@ async def test_a_disk_that_nobody_pays_stops_what_has_no_price_by_the_hour(
     town.price(0 if mode.hourly else HOUR, mode, disk=HOUR // 10)
     town.funds(HOUR + (0 if mode.hourly else HOUR))
     id = town.run(data_disk_gb=10, charge_mode=mode)
-    await town.pass_by(H + 10 * M, step=5 * S)
+    await until_stopping(town, id)
     assert (town.state(id), town.get(id).reason) == (State.STOPPING, "OutOfMoney")
     assert "moneyLow" in town.told(id)
     town.do(id, Event.ABSENT)
@@ -321,8 +329,26 @@ async def test_the_disk_of_what_could_not_be_started_is_archived_as_well(town: T
     town.funds(3 * HOUR)
     id = town.run(data_disk_gb=10)
     town.do(id, Event.EXITED, Event.REFUSED, Event.ABSENT)
-    await town.pass_by(3 * H, step=10 * S)
+    await until_stopping(town, id)
     assert town.state(id) is State.STOPPING
     town.do(id, Event.ABSENT)
     await town.pass_by(M, step=5 * S)
     assert (town.state(id), town.lost()) == (State.ARCHIVED, 0)
+
+
+async def test_what_is_archived_stays_so_until_somebody_pays(town: Town) -> None:
+    """An hour is enough, also where a server dies between the look that finds it and the move."""
+    town.price(HOUR, disk=HOUR // 10)
+    town.funds(3 * HOUR)
+    id = town.run(data_disk_gb=10)
+    town.stop(id)
+    await town.pass_by(4 * H, step=5 * S)
+    assert (town.state(id), town.told(id).count("unpaid"), town.lost()) == (State.ARCHIVED, 1, 0)
+    town.funds(HOUR)
+    looked = town.stocked.database.run(
+        lambda c: purses.look(c, town.settings, town.user.id, town.clock.now())
+    )
+    assert [each.event for each in looked] == [Event.PAID]
+    await town.pass_by(M, step=5 * S)
+    assert town.state(id) is State.STOPPED
+    assert town.told(id).count("paid") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -55,12 +55,14 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
     _tell(connection, wallet, found, now)  # before the caps: what they stop is as it is after this
     over, over_at = _over_caps(connection, settings, user_id, now)
     dry_since = (wallet.dry_since or now) if found.stops else None
+    back = [] if found.stops else _brought_back(connection, user_id, funds - unposted)
     soon = now + timedelta(seconds=settings.billing_beat)
     next_looks = [
         found.again,
         over_at,
-        # Dry or over a cap: what passes can be neither stopped nor archived yet.
-        soon if waits or found.hours == 0 or over else None,
+        # Dry or over a cap: what passes can be neither stopped nor archived yet. What is found here is
+        # done after it, and found again where the server dies before.
+        soon if waits or found.hours == 0 or over or back else None,
         _next_change(settings, accounts, wallet.monthly_credit, now),
     ]
     wallets.looked(
@@ -70,7 +72,6 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         told_hours=found.hours,
         dry_since=dry_since,
     )
-    back = [] if found.stops else _brought_back(connection, user_id, funds - unposted)
     return [*found.stops, *over, *back]
 
 
@@ -78,14 +79,13 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
 class _Outlook:
     """When to look again; the notice that holds now, in hours left; what is to be stopped.
 
-    ``costing`` are the instances that cost something; ``hourly`` those that are stopped when it runs out.
+    ``costing`` are the instances that cost something, and are stopped when it runs out.
     """
 
     again: datetime | None
     hours: int | None
     stops: Sequence[Due]
     costing: Sequence[str] = ()
-    hourly: Collection[str] = ()
 
 
 def _outlook(
@@ -122,8 +122,7 @@ def _outlook(
     end = dry_at - timedelta(seconds=DRY_BEATS * settings.billing_beat)
     again = max(min([*marks, end]), now + timedelta(seconds=settings.billing_beat))
     costing = sorted({each.instance_id for each in meters})
-    hourly = {each.instance_id for each in meters if each.kind is MeterKind.COMPUTE}
-    return _Outlook(again, hours, (), costing, hourly)
+    return _Outlook(again, hours, (), costing)
 
 
 def _over_caps(
@@ -187,7 +186,7 @@ def _brought_back(connection: Connection, user_id: str, left: float) -> list[Due
     found: list[Due] = []
     for each in instances.archived(connection, user_id) if left > 0 else ():
         left -= to_keep(each)
-        if left > 0:
+        if left >= 0:
             found.append(Due(each.id, each.version, Event.PAID, "", "Paid in: its data is kept again"))
     return found
 
@@ -206,7 +205,7 @@ def _tell(connection: Connection, wallet: Wallet, found: _Outlook, now: datetime
         words = f"At the present rate the money lasts for less than {lasts}; then it is stopped"
     for instance in instances.to_run(connection, wallet.user_id):
         # One that is being restarted has no meter at the moment: what it was told stays.
-        if words is None or instance.id in found.hourly:
+        if words is None or instance.id in found.costing:
             instances.announce(connection, instance, now, MONEY, words)
     if words is None or hours is None or (told is not None and told <= hours):
         return
