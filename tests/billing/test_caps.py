@@ -9,7 +9,8 @@ import pytest
 from tests.billing.town import Town
 from tidemill.model.cap import HOUR, MONTH, Cap, by_operator
 from tidemill.model.errors import Forbidden
-from tidemill.model.lifecycle import State
+from tidemill.model.lifecycle import Event, State
+from tidemill.model.offer import ChargeMode
 from tidemill.store import caps, wallets
 
 UNIT = 1_000_000
@@ -66,3 +67,24 @@ async def test_of_one_key(town: Town) -> None:
     town.run()
     await town.settle()
     assert all(town.state(id) is State.RUNNING for id in town.everybody())
+
+
+async def test_a_term_is_not_renewed_over_a_cap(town: Town) -> None:
+    town.price(6 * UNIT, ChargeMode.PER_WEEK)
+    cap(town, MONTH, 10 * UNIT)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK, auto_renew=True)
+    await town.pass_by(timedelta(days=8), step=H)
+    assert (town.state(id), town.get(id).reason) == (State.STOPPING, "TermEnded")
+    assert town.spent(id) == 6 * UNIT
+
+
+async def test_a_start_with_what_is_set_aside_still_is_refused_over_a_cap(town: Town) -> None:
+    """Stopped, something else launched, and started again before the billing came to it."""
+    town.price(6 * UNIT)
+    cap(town, HOUR, 6 * UNIT)
+    first = town.run()
+    town.stop(first)
+    town.run()
+    with pytest.raises(Forbidden, match="per hour"):
+        town.do(first, Event.START)
+    assert town.state(first) is State.STOPPED

@@ -237,3 +237,19 @@ async def test_the_term_of_one_that_cannot_be_read_is_paid_once_it_can(town: Tow
     town.stocked.database.run(lambda c: c.execute(put.values(state="Running")))
     await town.settle()
     assert (town.spent(id), town.amounts()) == (WEEK, {"balance": 0, "held": 0})
+
+
+async def test_a_start_at_another_price_costs_that_one(town: Town) -> None:
+    """Stopped before it was reachable, and started again before what was set aside went back."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(2 * WEEK)
+    id = town.launch(charge_mode=ChargeMode.PER_WEEK)
+    town.do(id, Event.STOP, Event.ABSENT)
+    town.clock.pass_by(60)
+    town.price(WEEK // 2, ChargeMode.PER_WEEK)
+    town.clock.pass_by(60)
+    town.do(id, Event.START)
+    assert town.amounts() == {"balance": 3 * WEEK // 2, "held": WEEK // 2}
+    town.do(id, Event.REACHABLE)
+    await town.settle()
+    assert (town.get(id).price_micro, town.spent(id)) == (WEEK // 2, WEEK // 2)

@@ -6,8 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from tidemill.model.cap import HOUR
-from tidemill.model.charging import set_aside, to_hold
+from tidemill.model.charging import release, set_aside, to_hold
 from tidemill.model.errors import Forbidden, NotEnoughMoney
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import Purse
@@ -31,10 +30,13 @@ def hold_for_start(
     if instance.term_began_at is not None:  # that term is over, and the billing may be behind
         ledger.take_turns(connection, [instance.user_id])
         metering.settle_term(connection, instance, now)
-    if not amount or holds.keep(connection, instance.id):
+    if not amount:
         return
     ledger.take_turns(connection, [instance.user_id])
-    _check_caps(connection, settings, instance, amount, now)
+    kept = instance.start > 1 and _kept(connection, instance, amount, now)
+    _check_caps(connection, settings, instance, 0 if kept else amount, now)
+    if kept:
+        return
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
     owed = metering.uncovered(connection, instance.user_id, now)
     available = max(0, purse.available(now) - owed)
@@ -53,22 +55,30 @@ def hold_for_start(
     holds.write(connection, hold, now)
 
 
+def _kept(connection: Connection, instance: Instance, amount: int, now: datetime) -> bool:
+    """Whether what was set aside for the start before serves for this one too.
+
+    For a term only what it costs today does; anything else is given back.
+    """
+    if not instance.charge_mode.hourly:
+        hold = holds.of_instance(connection, instance.id)
+        if hold is not None and hold.amount != amount:
+            holds.end(connection, hold.id, now, holds.RELEASED)
+            ledger.post(connection, [release(hold, now)])
+    return holds.keep(connection, instance.id)
+
+
 def _check_caps(
     connection: Connection, settings: Settings, instance: Instance, amount: int, now: datetime
 ) -> None:
     """Raises Forbidden when this start is more than may be spent, naming the cap, its limit and its use."""
-    for cap in caps.of(connection, instance.user_id, instance.api_key_id):
-        if cap.per == HOUR:
-            used = caps.rate(connection, cap, instance.user_id)  # with this one
-            more = 0
-        else:
-            since = month_of(now, settings.timezone)[0]
-            used = caps.spent(connection, cap, instance.user_id, since)
-            used, more = used + caps.held(connection, cap, instance.user_id), amount
-        if used + more > cap.limit:
-            whose = "this API key" if cap.subject == instance.api_key_id else "this account"
-            raise Forbidden(
-                f"spend cap of {whose} per {cap.per}: the limit is {shown(cap.limit)} {settings.currency}; "
-                f"with this start it would be {shown(used + more)}; stop something, or have it raised",
-                code="overSpendCap",
-            )
+    month_began = month_of(now, settings.timezone)[0]
+    over = caps.over(connection, instance.user_id, instance.api_key_id, amount, month_began)
+    if over is not None:
+        cap, used = over
+        whose = "this API key" if cap.subject == instance.api_key_id else "this account"
+        raise Forbidden(
+            f"spend cap of {whose} per {cap.per}: the limit is {shown(cap.limit)} {settings.currency}; "
+            f"with this start it would be {shown(used)}; stop something, or have it raised",
+            code="overSpendCap",
+        )

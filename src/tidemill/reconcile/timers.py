@@ -12,10 +12,10 @@ from tidemill.model.instance import Instance
 from tidemill.model.ledger import Purse
 from tidemill.model.lifecycle import STATES, Wanted, move
 from tidemill.model.notice import TERM
-from tidemill.model.tariff import runs_out
+from tidemill.model.tariff import month_of, runs_out
 from tidemill.model.timing import Limits, renewed_until, timed
 from tidemill.settings import Settings
-from tidemill.store import instances, ledger, metering, tariffs
+from tidemill.store import caps, instances, ledger, metering, tariffs
 
 HORIZON = timedelta(days=7)  # how far ahead it is reckoned when money will be used up
 SOON = timedelta(seconds=5)  # until what passes is looked at again
@@ -31,7 +31,7 @@ def ring(connection: Connection, settings: Settings, instance_id: str, now: date
         return None
     limits = Limits(settings.term_notices, timedelta(seconds=settings.retention), settings.retention_notices)
     found = timed(instance, now, limits, _spent_at(connection, instance, now))
-    if found.renews and _renew(connection, instance, now):
+    if found.renews and _renew(connection, settings, instance, now):
         return None
     for word, sentence in found.told:
         instances.tell(connection, instance, now, word, sentence)
@@ -61,8 +61,8 @@ def _spent_at(connection: Connection, instance: Instance, now: datetime) -> date
     return runs_out(rates, instance.max_spend_micro - cost, now, horizon) or horizon
 
 
-def _renew(connection: Connection, instance: Instance, now: datetime) -> bool:
-    """Buy another term at the price of today; False when there is not enough money."""
+def _renew(connection: Connection, settings: Settings, instance: Instance, now: datetime) -> bool:
+    """Buy another term at the price of today; False when there is not enough money that may be spent."""
     price = tariffs.current(
         connection, instance.type_id, instance.region_id, instance.charge_mode, is_spot=instance.is_spot
     )
@@ -73,6 +73,12 @@ def _renew(connection: Connection, instance: Instance, now: datetime) -> bool:
     purse = Purse(ledger.accounts_of(connection, [instance.user_id])[instance.user_id])
     amount = price.amount * instance.duration
     if purse.available(now) < amount + metering.uncovered(connection, instance.user_id, now):
+        return False
+    month_began = month_of(now, settings.timezone)[0]
+    if caps.over(connection, instance.user_id, instance.api_key_id, amount, month_began) is not None:
+        return False
+    most = instance.max_spend_micro
+    if most is not None and ledger.cost_of(connection, instance.id) + amount > most:
         return False
     ends = renewed_until(instance, price.zone)
     bought = term(instance, amount, instance.term_ends_at, ends, purse, now)

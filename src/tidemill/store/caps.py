@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select
 from sqlalchemy.sql import ColumnElement
 
-from tidemill.model.cap import Cap, by_operator
+from tidemill.model.cap import HOUR, Cap, by_operator
 from tidemill.model.ledger import REVENUE, Cause
 from tidemill.model.lifecycle import STATES, Wanted
 from tidemill.store.prepared import Prepared, among
@@ -42,6 +42,23 @@ def all_of(connection: Connection, user_id: str) -> list[Cap]:
     """The caps of a user and of the keys that anything of theirs was launched with."""
     rows = _ALL_OF.all(connection, {"of_user": user_id, "by_operator": by_operator(user_id)})
     return [Cap(*row) for row in rows]
+
+
+def over(
+    connection: Connection, user_id: str, key_id: str | None, amount: int, month_began: datetime
+) -> tuple[Cap, int] | None:
+    """The cap of a user or their key that ``amount`` micro-units more would be over, and what it would be.
+
+    What is to run by the hour is written down as such already; None where every cap allows it.
+    """
+    for cap in of(connection, user_id, key_id):
+        if cap.per == HOUR:
+            used = rate(connection, cap, user_id)
+        else:
+            used = spent(connection, cap, user_id, month_began) + held(connection, cap, user_id) + amount
+        if used > cap.limit:
+            return cap, used
+    return None
 
 
 def put(connection: Connection, cap: Cap) -> None:
@@ -79,7 +96,7 @@ def rate(connection: Connection, cap: Cap, user_id: str) -> int:
 
 
 def spent(connection: Connection, cap: Cap, user_id: str, since: datetime) -> int:
-    """Micro-units that were charged since an instant, less what was given back for it."""
+    """Micro-units that were charged since an instant; what was given back of it counts all the same."""
     rows = select(func.coalesce(func.sum(entries.c.amount_micro), 0)).where(
         entries.c.user_id == user_id,
         entries.c.credit_account == REVENUE,
