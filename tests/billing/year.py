@@ -71,12 +71,17 @@ class Crashing:
 
 @dataclass
 class Year:
-    """``people`` and ``many`` instances over a year, drawn from ``seed``."""
+    """``people`` and ``many`` instances over a year, drawn from ``seed``.
+
+    The engine is looked at and the billing passes before so large a ``share`` of the steps; a step is a
+    tenth of what happens to an instance.
+    """
 
     database: Database
     people: int
     many: int
     seed: int = 0
+    share: float = 1.0
     counts: Counter[str] = field(default_factory=Counter[str])
 
     def __post_init__(self) -> None:
@@ -98,8 +103,9 @@ class Year:
             launched = 0
             for step in range(steps):
                 self.clock.pass_by(self.chance.expovariate(1.0) * YEAR.total_seconds() / steps)
-                self._look()
-                runner.run(self._pass())
+                if self.share == 1.0 or self.chance.random() < self.share:
+                    self._look()
+                    runner.run(self._pass())
                 if launched < self.many and launched * STEPS * 0.9 <= step:
                     launched += 1
                     self._try("launch", self._launch)
