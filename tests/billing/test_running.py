@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -352,3 +353,30 @@ async def test_what_is_archived_stays_so_until_somebody_pays(town: Town) -> None
     await town.pass_by(M, step=5 * S)
     assert town.state(id) is State.STOPPED
     assert town.told(id).count("paid") == 1
+
+
+async def test_nothing_is_enough_for_a_time_that_is_free(town: Town) -> None:
+    """A night that costs nothing, without any money: until it ends."""
+    free = replace(NIGHT, begins=12 * 60, ends=20 * 60, rate=0)
+    town.price(HOUR, ChargeMode.TIDE_PER_HOUR, bands=[free])
+    town.funds(0)
+    id = town.run(charge_mode=ChargeMode.TIDE_PER_HOUR)
+    await town.pass_by(8 * H - M)
+    assert town.state(id) is State.RUNNING
+    assert "moneyLow" in town.told(id)
+    await town.pass_by(M, step=5 * S)
+    assert (town.state(id), town.lost()) == (State.STOPPING, 0)
+
+
+async def test_what_is_released_into_a_voucher_expires_with_it(town: Town) -> None:
+    """A launch that held all of it failed; after it expired, and before."""
+    town.price(HOUR)
+    town.funds(0)
+    for minutes in (10, 30):
+        town.voucher(HOUR, town.clock.now() + minutes * M, f"for-{minutes}")
+        id = town.launch()
+        await town.pass_by(20 * M)
+        town.do(id, Event.REFUSED, Event.ABSENT, reason="Refused")
+        await town.pass_by(20 * M)
+        assert town.amounts()[f"voucher/for-{minutes}"] == 0
+    assert len(town.entries(Cause.EXPIRY)) == 2

@@ -196,8 +196,9 @@ def runs_out(rates: Mapping[Tariff, int], left: int, now: datetime, horizon: dat
         )
         return numerator // HOUR_MICROSECONDS
 
-    if left <= 0:
+    if left < 0:
         return now
+    left = max(left, 1)  # with nothing left, what is free at the moment goes on
     if used(horizon) < left:
         return None
     low, high = now, horizon

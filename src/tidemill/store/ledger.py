@@ -64,7 +64,6 @@ _MOVE = Prepared(
     .where(ledger_accounts.c.id == bindparam("account_id"), ledger_accounts.c.amount_micro.is_not(None))
     .values(amount_micro=ledger_accounts.c.amount_micro + bindparam("change"))
 )
-_EXPECTED = {Cause.CHARGE, Cause.RELEASE}  # what a look at somebody's money has counted on already
 _KNOWN = Prepared(select(entries.c.posting_id).where(among(entries.c.posting_id, "ids")))
 _WRITE = Prepared(
     insert(entries).inline(), columns=[each.name for each in entries.columns if each.name != "seq"]
@@ -213,11 +212,16 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
     if rows:
         _WRITE.run_many(connection, rows)
         _move(connection, (line for posting in new for line in posting.lines))
-        for user_id, at in {
-            posting.user_id: posting.at for posting in new if posting.cause not in _EXPECTED
-        }.items():
+        for user_id, at in {posting.user_id: posting.at for posting in new if _is_news(posting)}.items():
             wallets.look_at(connection, user_id, at)
     return new
+
+
+def _is_news(posting: Posting) -> bool:
+    """Whether somebody's money is to be looked at for it: also when what went back may have expired."""
+    if posting.cause is Cause.RELEASE:
+        return any(line.credit != balance_of(posting.user_id) for line in posting.lines)
+    return posting.cause is not Cause.CHARGE
 
 
 def cost_of(connection: Connection, instance_id: str) -> int:
