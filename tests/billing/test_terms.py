@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text, update
 from tests.billing.town import Town
 from tests.stock import GPU_TYPE, START
 from tidemill.doctor import books
-from tidemill.model.errors import NotEnoughMoney
+from tidemill.model.errors import Conflict, Invalid, NotEnoughMoney
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import ChargeMode
@@ -253,3 +253,22 @@ async def test_a_start_at_another_price_costs_that_one(town: Town) -> None:
     town.do(id, Event.REACHABLE)
     await town.settle()
     assert (town.get(id).price_micro, town.spent(id)) == (WEEK // 2, WEEK // 2)
+
+
+async def test_a_term_is_not_bought_for_more_than_max_spend(town: Town) -> None:
+    """Paid in full and stopped at once would be money for nothing; as much as a term is one."""
+    town.price(WEEK, ChargeMode.PER_WEEK)
+    town.funds(10 * WEEK)
+    with pytest.raises(Invalid, match='"maxSpend" must be at least what the term costs, 200 EUR'):
+        town.launch(charge_mode=ChargeMode.PER_WEEK, duration=2, max_spend_micro=2 * WEEK - 1)
+    id = town.run(charge_mode=ChargeMode.PER_WEEK, max_spend_micro=WEEK, auto_renew=True)
+    await town.pass_by(DAY, step=H)
+    town.stop(id)
+    town.do(id, Event.START, Event.REACHABLE)
+    await town.pass_by(DAY, step=H)
+    assert town.state(id) is State.RUNNING
+    await town.pass_by(6 * DAY, step=H)
+    assert (town.state(id), town.get(id).reason, town.spent(id)) == (State.STOPPING, "TermEnded", WEEK)
+    town.do(id, Event.ABSENT)
+    with pytest.raises(Conflict, match="has cost 100 EUR, and another term costs 100"):
+        town.do(id, Event.START)

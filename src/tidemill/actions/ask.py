@@ -98,14 +98,6 @@ def _paid_for(connection: Connection, settings: Settings, instance: Instance, no
     """Set aside what this start needs; a new term is bought at the price of today."""
     if instance.tariff_id is None:  # from before there were prices
         return instance
-    if instance.max_spend_micro is not None:
-        spent = ledger.cost_of(connection, instance.id)
-        if spent >= instance.max_spend_micro:
-            raise Conflict(
-                f"The instance has cost {shown(spent)} {settings.currency}, and was launched with a "
-                "maxSpend of no more; launch another one",
-                code="maxSpendReached",
-            )
     price = tariffs.by_ids(connection, [instance.tariff_id])[instance.tariff_id]
     if not instance.charge_mode.hourly and not instance.in_term(now):
         today = tariffs.current(
@@ -118,5 +110,23 @@ def _paid_for(connection: Connection, settings: Settings, instance: Instance, no
         if today is not None and today.id != price.id:
             price = today
             instance = instances.note(connection, instance, tariff_id=price.id, price_micro=price.amount)
+    _check_max_spend(connection, settings, instance, now)
     hold_for_start(connection, settings, instance, price, now)
     return instance
+
+
+def _check_max_spend(connection: Connection, settings: Settings, instance: Instance, now: datetime) -> None:
+    """Raises Conflict when this start may cost nothing more, or buys a term that is more."""
+    most = instance.max_spend_micro
+    if most is None:
+        return
+    hourly = instance.charge_mode.hourly
+    coming = 0 if hourly or instance.in_term(now) else instance.price_micro * instance.duration
+    spent = ledger.cost_of(connection, instance.id)
+    if spent + coming > most or (hourly and spent == most):
+        what = f", and another term costs {shown(coming)}" if coming else ""
+        raise Conflict(
+            f"The instance has cost {shown(spent)} {settings.currency}{what}; it was launched with a "
+            f"maxSpend of {shown(most)}; launch another one",
+            code="maxSpendReached",
+        )

@@ -22,6 +22,7 @@ from tidemill.model.account import Caller
 from tidemill.model.errors import Invalid, NotFound, OutOfStock, TidemillError, Unavailable
 from tidemill.model.instance import SSH_PORT, Instance, Order, hostname_for
 from tidemill.model.lifecycle import State
+from tidemill.model.money import shown
 from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.model.placement import Need
 from tidemill.model.quote import Quote
@@ -219,6 +220,12 @@ def _terms(connection: Connection, settings: Settings, kind: InstanceType, order
             f'instance type "{kind.name}" does not offer the charge mode "{order.charge_mode}" as spot; '
             "choose another one",
             code="chargeModeNotOffered",
+        )
+    total = 0 if order.charge_mode.hourly else price.amount * order.duration
+    if order.max_spend_micro is not None and total > order.max_spend_micro:
+        raise Invalid(
+            f'field "maxSpend" must be at least what the term costs, {shown(total)} {settings.currency}',
+            code="maxSpendTooSmall",
         )
     if order.auto_renew and order.charge_mode.hourly:
         raise Invalid(
