@@ -7,8 +7,10 @@ really run at the same time; on SQLite they take turns, and the answers are the 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any, TypeVar
 
 import pytest
@@ -25,7 +27,7 @@ from tidemill.model.instance import Order
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import offer_id
 from tidemill.settings import Settings
-from tidemill.store import instances, launch_keys, nodes, reservations
+from tidemill.store import instances, launch_keys, nodes, reservations, wallets
 from tidemill.store.database import Database
 from tidemill.store.nodes import FoundDevice, FoundNode
 from tidemill.store.schema import devices, events, login_failures, node_ports
@@ -298,3 +300,24 @@ async def test_two_servers_that_see_the_same_machines_write_them_down_once(serve
     there = servers.look(lambda c: list(c.execute(select(node_rows).where(node_rows.c.present)).all()))
     assert len(there) == 200
     assert len({node.cpu_milli for node in there}) == 1, "one of them whole"
+
+
+async def test_a_look_at_money_that_is_asked_for_during_one_is_not_lost(servers: Servers) -> None:
+    """Something begins to cost after a look has read that nothing does, and before that is written down."""
+    user_id, now = servers.caller().user.id, servers.clock.now()
+    first, second = (context.database for context in servers.contexts)
+    begins = Thread(target=lambda: second.run(lambda c: wallets.look_at(c, user_id, now)))
+
+    def look(connection: Connection) -> None:
+        wallets.of(connection, user_id)
+        begins.start()
+        end = time.monotonic() + 3
+        waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        while not first.is_sqlite and begins.is_alive() and time.monotonic() < end:
+            if connection.execute(waits).scalar_one():
+                break
+        wallets.looked(connection, user_id, next_look=None, told_hours=None, dry_since=None)
+
+    first.run(look)
+    begins.join(10)
+    assert [each.user_id for each in servers.look(lambda c: wallets.due(c, now, 10))].count(user_id) == 1

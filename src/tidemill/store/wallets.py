@@ -6,18 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import Instant, wallets
 
-_LOOK = Prepared(
+_WHEN = bindparam("when", type_=Instant)
+_LOOK = Prepared(  # also where it is as early already: a look that is under way would write another
     update(wallets)
-    .where(
-        wallets.c.user_id == bindparam("of_user"),
-        or_(wallets.c.look_at.is_(None), wallets.c.look_at > bindparam("when", type_=Instant)),
-    )
-    .values(look_at=bindparam("when", type_=Instant))
+    .where(wallets.c.user_id == bindparam("of_user"))
+    .values(look_at=case((wallets.c.look_at < _WHEN, wallets.c.look_at), else_=_WHEN))
 )
 _WALLET = select(wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro)
 _DUE = Prepared(
@@ -25,7 +23,7 @@ _DUE = Prepared(
     .order_by(wallets.c.look_at, wallets.c.user_id)
     .limit(bindparam("most"))
 )
-_OF = Prepared(_WALLET.where(wallets.c.user_id == bindparam("of_user")))
+_OF = Prepared(_WALLET.where(wallets.c.user_id == bindparam("of_user")).with_for_update())
 _LOOKED = Prepared(
     update(wallets)
     .where(wallets.c.user_id == bindparam("of_user"))
@@ -62,6 +60,7 @@ def due(connection: Connection, now: datetime, limit: int) -> list[Wallet]:
 
 
 def of(connection: Connection, user_id: str) -> Wallet | None:
+    """One to look at: who asks for a look meanwhile waits until this one is written down, and is heard."""
     row = _OF.first(connection, {"of_user": user_id})
     return None if row is None else Wallet(*row)
 
