@@ -94,7 +94,7 @@ class TransactionFilter(Request):
     _order = field_validator("until")(not_before_since)
 
     def causes(self) -> tuple[Cause, ...]:
-        return tuple(Cause(kind) for kind in self.kinds or ())
+        return tuple(Cause(kind) for kind in dict.fromkeys(self.kinds or ()))
 
 
 class TransactionsRequest(Request):
