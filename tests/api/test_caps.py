@@ -42,3 +42,21 @@ async def test_only_ones_own_keys_and_no_key_for_itself(api: Served) -> None:
     assert (await api.post("/api/billing/cap", strange, token)).status_code == 404
     odd = await api.post("/api/billing/cap", {"per": "day", "limit": 5}, token)
     assert (odd.status_code, "[hour month]" in odd.json()["message"]) == (400, True)
+
+
+async def test_the_cap_of_a_deleted_key_is_seen_and_lifted(api: Served) -> None:
+    """It holds on for what was launched with the key."""
+    token = api.token(api.stocked.alice)
+    made = (await api.post("/api/user/apikey/create", {"name": "robot"}, token)).json()
+    key_id = made["apiKey"]["id"]
+    of_key = {"per": "month", "apiKeyId": key_id}
+    await api.post("/api/billing/cap", of_key | {"limit": 2}, token)
+    assert (await api.post("/api/instance/create", LAUNCH, {"X-API-Key": made["key"]})).status_code == 200
+    await api.post("/api/user/apikey/delete", {"apiKeyId": key_id}, token)
+    (found,) = (await api.post("/api/billing/caps", {}, token)).json()["caps"]
+    assert (found["of"], found["apiKeyId"]) == ("apiKey", key_id)
+    for other in (f"operator/{api.stocked.alice.id}", api.stocked.alice.id):
+        assert (await api.post("/api/billing/cap", of_key | {"apiKeyId": other}, token)).status_code == 404
+    bob = api.token(api.stocked.bob)
+    assert (await api.post("/api/billing/cap", of_key, bob)).status_code == 404
+    assert (await api.post("/api/billing/cap", of_key, token)).json()["caps"] == []

@@ -27,7 +27,7 @@ async def set_own_cap(
     user_id, now = caller.user.id, context.clock.now()
 
     def work(connection: Connection) -> list[Cap]:
-        if key_id and key_id not in {key.id for key in accounts.api_keys(connection, user_id)}:
+        if key_id and key_id not in _keys(connection, user_id):
             raise NotFound("api key not found", code="apiKeyNotFound")
         return _put(connection, user_id, key_id or user_id, per, limit, now)
 
@@ -68,5 +68,10 @@ def _put(
 
 
 def _all(connection: Connection, user_id: str) -> list[Cap]:
-    keys = [key.id for key in accounts.api_keys(connection, user_id)]
-    return caps.of(connection, user_id, *keys)
+    return caps.of(connection, user_id, *sorted(_keys(connection, user_id)))
+
+
+def _keys(connection: Connection, user_id: str) -> set[str]:
+    """The user's keys, and deleted ones with a cap that holds for what was launched with them."""
+    capped = {cap.subject for cap in caps.all_of(connection, user_id) if not cap.is_operators}
+    return (capped | {key.id for key in accounts.api_keys(connection, user_id)}) - {user_id}
