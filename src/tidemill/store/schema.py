@@ -378,6 +378,7 @@ meters = Table(
     Index(
         "ix_meters_post_at",
         "post_at",
+        "id",
         sqlite_where=text("post_at IS NOT NULL"),
         postgresql_where=text("post_at IS NOT NULL"),
     ),
