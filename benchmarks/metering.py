@@ -216,6 +216,11 @@ def main() -> None:
                 )
                 found.setdefault(name, []).append(json.loads(done.stdout))
                 print(name, found[name][-1], flush=True)
+                keep(found)
+
+
+def keep(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Write down what is known so far: the largest sizes take long."""
     text = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from tests.billing.town import Town
+from tests.billing.town import NIGHT, Town
 from tidemill.model.cap import HOUR, MONTH, Cap, by_operator
 from tidemill.model.errors import Forbidden
 from tidemill.model.lifecycle import Event, State
@@ -41,6 +42,16 @@ async def test_per_hour(town: Town) -> None:
     await town.settle()
     assert (town.state(first), town.state(second)) == (State.RUNNING, State.STOPPING)
     assert town.get(second).reason == "SpendCap"
+
+
+async def test_per_hour_in_the_dearest_band(town: Town) -> None:
+    """One costs 2 by day and 5 at night: two of them are too much for 8 at any time."""
+    night = replace(NIGHT, rate=5 * UNIT)
+    town.price(2 * UNIT, ChargeMode.TIDE_PER_HOUR, bands=[night])
+    cap(town, HOUR, 8 * UNIT)
+    town.run(charge_mode=ChargeMode.TIDE_PER_HOUR)
+    with pytest.raises(Forbidden, match="with this start it would be 10"):
+        town.launch(charge_mode=ChargeMode.TIDE_PER_HOUR)
 
 
 async def test_per_month(town: Town) -> None:

@@ -194,6 +194,17 @@ async def test_money_that_goes_elsewhere_ends_what_runs_sooner(town: Town) -> No
     assert town.lost() == 0
 
 
+async def test_a_voucher_that_expires_while_it_is_held_is_no_money_any_more(town: Town) -> None:
+    town.price(6 * HOUR)
+    town.funds(0)
+    town.voucher(10 * HOUR, town.clock.now() + 20 * M)
+    id = town.run()
+    await town.pass_by(40 * M, step=5 * S)
+    assert town.state(id) is State.STOPPING
+    assert 0 <= town.spent(id) - 2 * HOUR <= HOUR // 60, "what it cost until the voucher expired"
+    assert town.lost() <= HOUR // 60, "no more than the seconds until that was seen"
+
+
 async def test_at_zero_it_is_stopped_and_owes_nothing(town: Town) -> None:
     town.price(HOUR)
     town.funds(5 * HOUR)

@@ -100,6 +100,11 @@ class Posting:
         return sum(line.amount * ((line.credit not in OWN) - (line.debit not in OWN)) for line in self.lines)
 
 
+def is_good(account: Account, instant: datetime) -> bool:
+    """Whether what is in an account can be spent on time that ends at ``instant``."""
+    return account.expires_at is None or account.expires_at >= instant
+
+
 def balance_of(user_id: str) -> str:
     """The id of a user's balance account."""
     return f"{user_id}/balance"
@@ -180,7 +185,7 @@ class Purse:
             self._left[account_id] = self._left.get(account_id, 0) + amount
 
     def _usable(self, until: datetime) -> Sequence[Account]:
-        return [each for each in self._accounts if each.expires_at is None or each.expires_at >= until]
+        return [each for each in self._accounts if is_good(each, until)]
 
     def expiries(self, since: datetime, until: datetime) -> list[datetime]:
         """Instants inside ``since`` to ``until`` at which something in it expires, in order."""

@@ -47,7 +47,8 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         _refill(connection, settings, user_id, wallet.monthly_credit, now)
     waits = _expire(connection, user_id, now)
     accounts = ledger.accounts_of(connection, [user_id])[user_id]
-    funds = Purse(accounts).available(now) + holds.held_for_hours(connection, user_id)
+    held, held_from, held_waits = _held(connection, user_id, now)
+    funds, waits = Purse(accounts).available(now) + held, waits or held_waits
     rate, unposted = metering.accruing(connection, user_id, now)
     found = _Outlook(None, None, ())
     if rate:
@@ -63,7 +64,7 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         # Dry or over a cap: what passes can be neither stopped nor archived yet. What is found here is
         # done after it, and found again where the server dies before.
         soon if waits or found.hours == 0 or over or back else None,
-        _next_change(settings, accounts, wallet.monthly_credit, now),
+        _next_change(settings, [*accounts, *held_from], wallet.monthly_credit, now),
     ]
     wallets.looked(
         connection,
@@ -155,7 +156,7 @@ def _over_caps(
             if instance is None:
                 continue
             if cap.per == HOUR:
-                rate -= instance.price_micro + instance.disk_price_micro * instance.data_disk_gb
+                rate -= caps.rate_of(connection, instance)
             message = f"The spend cap per {cap.per} of {shown(cap.limit)} {settings.currency} is reached"
             stops[instance_id] = Due(instance_id, instance.version, Event.UNPAID, "SpendCap", message)
     return list(stops.values()), min(reached, default=None)
@@ -239,6 +240,25 @@ def _expire(connection: Connection, user_id: str, now: datetime) -> bool:
             continue
         ledger.post(connection, [expiry(account, now)])
     return waits
+
+
+def _held(connection: Connection, user_id: str, now: datetime) -> tuple[int, list[Account], bool]:
+    """What is set aside for hours and can pay for them, in micro-units, and the accounts that it came from.
+
+    What expired meanwhile pays for the time before alone: it counts until that is posted, which is then
+    waited for.
+    """
+    parts = holds.held_for_hours(connection, user_id)
+    accounts = ledger.by_ids(connection, parts)
+    waits = False
+    for account in accounts:
+        if account.expires_at is None or account.expires_at > now:
+            continue
+        if metering.hurry(connection, user_id, account.expires_at, now):
+            waits = True
+        else:
+            del parts[account.id]
+    return sum(parts.values()), accounts, waits
 
 
 def _next_change(

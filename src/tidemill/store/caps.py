@@ -8,8 +8,10 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_,
 from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.cap import HOUR, Cap, by_operator
+from tidemill.model.instance import Instance
 from tidemill.model.ledger import REVENUE, Cause
 from tidemill.model.lifecycle import STATES, Wanted
+from tidemill.store import tariffs
 from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import entries, holds, instances, spend_caps
 
@@ -84,15 +86,28 @@ def _whose(cap: Cap, user_id: str) -> ColumnElement[bool]:
 
 
 def rate(connection: Connection, cap: Cap, user_id: str) -> int:
-    """Micro-units per hour of everything that is to run and is paid by the hour, with its data disk."""
-    price = instances.c.price_micro + instances.c.disk_price_micro * instances.c.data_disk_gb
-    return int(
-        connection.execute(
-            select(func.coalesce(func.sum(price), 0)).where(
-                _whose(cap, user_id), instances.c.state.in_(_TO_RUN), instances.c.charge_mode.in_(_HOURLY)
-            )
-        ).scalar_one()
+    """Micro-units per hour of everything that is to run and is paid by the hour, with its data disk.
+
+    In the dearest band of each, as with ``rate_of``.
+    """
+    disk = instances.c.disk_price_micro * instances.c.data_disk_gb
+    rows = connection.execute(
+        select(instances.c.tariff_id, func.count(), func.sum(disk))
+        .where(_whose(cap, user_id), instances.c.state.in_(_TO_RUN), instances.c.charge_mode.in_(_HOURLY))
+        .group_by(instances.c.tariff_id)
+    ).all()
+    prices = tariffs.by_ids(connection, {row[0] for row in rows if row[0] is not None})
+    return sum(
+        many * (prices[id].tariff.rate_most if id in prices else 0) + int(disks) for id, many, disks in rows
     )
+
+
+def rate_of(connection: Connection, instance: Instance) -> int:
+    """The most that one instance which is paid by the hour costs in an hour, in micro-units."""
+    disk = instance.disk_price_micro * instance.data_disk_gb
+    if instance.tariff_id is None:
+        return disk
+    return tariffs.by_ids(connection, [instance.tariff_id])[instance.tariff_id].tariff.rate_most + disk
 
 
 def spent(connection: Connection, cap: Cap, user_id: str, since: datetime) -> int:

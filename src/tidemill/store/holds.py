@@ -6,11 +6,12 @@ be settled (``ask_to_settle``), in that transaction; it ends when all that the i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, true, update
+from sqlalchemy import Connection, bindparam, exists, insert, or_, select, true, update
 
 from tidemill.model.charging import Hold
 from tidemill.model.offer import ChargeMode
@@ -61,13 +62,9 @@ _END = Prepared(
     .values(ended_at=bindparam("when", type_=Instant), outcome=bindparam("how"))
 )
 _FOR_HOURS = Prepared(
-    select(func.coalesce(func.sum(holds.c.amount_micro), 0))
+    select(holds.c.parts)
     .join(instances, instances.c.id == holds.c.instance_id)
-    .where(
-        holds.c.user_id == bindparam("of_user"),
-        holds.c.ended_at.is_(None),
-        _HOURLY,
-    )
+    .where(holds.c.user_id == bindparam("of_user"), holds.c.ended_at.is_(None), _HOURLY)
 )
 _WRITE = Prepared(insert(holds), columns=("id", "instance_id", "user_id", "amount_micro", "parts", "held_at"))
 
@@ -133,10 +130,13 @@ def end(connection: Connection, hold_id: str, now: datetime, outcome: str) -> bo
     return _END.run(connection, {"hold_id": hold_id, "when": now, "how": outcome}) == 1
 
 
-def held_for_hours(connection: Connection, user_id: str) -> int:
-    """What a user has set aside for instances that are paid by the hour."""
-    ((amount,),) = _FOR_HOURS.all(connection, {"of_user": user_id})
-    return int(amount)
+def held_for_hours(connection: Connection, user_id: str) -> dict[str, int]:
+    """What a user has set aside for instances that are paid by the hour, by the account it came from."""
+    found: dict[str, int] = defaultdict(int)
+    for (parts,) in _FOR_HOURS.all(connection, {"of_user": user_id}):
+        for account_id, amount in parts:
+            found[account_id] += amount
+    return found
 
 
 def parts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[tuple[str, int]]]:
