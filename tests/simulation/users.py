@@ -254,7 +254,7 @@ class Users:
         return None
 
 
-EXPECTED = {"overQuota", "quotaExceeded", "notEnoughMoney"}
+EXPECTED = {"overQuota", "quotaExceeded", "notEnoughMoney", "maxSpendTooSmall"}
 
 
 async def _told(asked: Awaitable[T]) -> tuple[T]:

@@ -25,6 +25,7 @@ from tidemill.model.observation import InstanceId
 GB = 10**9
 SPARE = 1 * GB  # never given out, so that the host can go on working
 UNMOUNT_SECONDS = 10.0  # how long a mount may stay busy after its container is gone
+FREE_SECONDS = 3.0  # how long a loop device may stay after its mount
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -97,8 +98,12 @@ class Disks:
 
     async def _check(self, file: Path, held: int) -> None:
         """What the kernel would replay or repair after a power cut, done before mounting."""
-        if await asyncio.to_thread(_has_a_device, file):
-            raise Unreachable("The data disk is still in use on the machine")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FREE_SECONDS
+        while await asyncio.to_thread(_has_a_device, file):  # it goes a moment after its last mount
+            if loop.time() > until:
+                raise Unreachable("The data disk is still in use on the machine")
+            await asyncio.sleep(0.1)
         code, said = await _run("e2fsck", "-p", str(file), keep=held)
         if code & ~0b11 != 0:  # 1: repaired; 2: repaired, and a mounted one would need a reboot
             raise Refused(f"The data disk is damaged and could not be repaired: {said}")
