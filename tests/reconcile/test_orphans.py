@@ -56,6 +56,8 @@ class Keeping(SimulatedDriver):
         return not name.startswith("/") or name.startswith(self.folder)
 
     async def erase(self, trace: Trace) -> None:
+        if self.refuses_orphans:
+            raise Refused(self.refuses_orphans)
         self.erased.append(trace.name)
         self.kept.remove(trace)
 
@@ -326,6 +328,30 @@ async def test_one_that_went_by_itself_after_its_grace_is_remembered(keeping: tu
     house.driver.play_vanish(UNKNOWN)
     await full_pass(house, loop)
     assert [over.outcome for over in ended_findings(house)] == ["gone"]
+
+
+async def test_what_an_engine_keeps_is_one_finding_and_not_said_to_be_removed(
+    keeping: tuple[House, Keeping],
+) -> None:
+    house, driver = keeping
+    loop = house.loop()
+    await running(house, loop)
+    driver.kept = [Trace("network", "tidemill-test-gone", tenant="gone")]
+    driver.refuses_orphans = "active endpoints"
+    for _ in range(5):
+        await full_pass(house, loop)
+    (found,) = open_findings(house)
+    assert (found.name, found.message) == ("tidemill-test-gone", "active endpoints")
+    assert ended_findings(house) == []
+    text = loop._metrics.text().decode()
+    here = f'{{kind="network",region="{loop._region_id}"}}'
+    assert f"tidemill_orphans_found_total{here} 1.0" in text
+    assert f"tidemill_orphans_removed_total{here}" not in text
+    assert f"tidemill_orphan_removals_failed_total{here} 4.0" in text
+    driver.refuses_orphans = ""
+    await full_pass(house, loop)
+    assert [over.outcome for over in ended_findings(house)] == ["removed"]
+    assert f"tidemill_orphans_removed_total{here} 1.0" in loop._metrics.text().decode()
 
 
 async def test_an_engine_that_hangs_on_an_orphan_keeps_nobody_waiting(keeping: tuple[House, Keeping]) -> None:

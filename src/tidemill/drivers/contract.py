@@ -259,9 +259,9 @@ class Traces(Protocol):
         ...
 
     async def erase(self, trace: Trace) -> None:
-        """Remove it, unless it came into use meanwhile. Nothing there is success.
+        """Remove it, unless it came into use meanwhile. Nothing there is success; that it stays is not.
 
-        Raises Refused, Unreachable.
+        Raises Refused, with why it stays, and Unreachable.
         """
         ...
 

@@ -11,7 +11,7 @@ import pytest
 from tests.drivers.docker.world import World, docker, until
 
 from tidemill.clock import SystemClock
-from tidemill.drivers.contract import Reports, Trace, Traces
+from tidemill.drivers.contract import Refused, Reports, Trace, Traces
 from tidemill.drivers.docker.driver import DockerDriver
 
 pytestmark = pytest.mark.docker
@@ -143,9 +143,29 @@ async def test_what_lies_in_another_servers_folder_is_not_ours_to_judge(driver: 
 
 async def test_a_network_that_came_into_use_stays(world: World, driver: DockerDriver) -> None:
     workload = await world.up(driver, world.workload())
-    await driver.erase(Trace("network", f"tidemill-{world.deployment}-alice", tenant="alice"))
+    with pytest.raises(Refused, match="in use"):
+        await driver.erase(Trace("network", f"tidemill-{world.deployment}-alice", tenant="alice"))
     assert len(world.networks()) == 1
     assert (await driver.observe())[workload.id].start == 1
+
+
+@pytest.mark.parametrize("tenant", ["bob", ""])
+async def test_a_network_that_the_engine_does_not_let_go_was_not_removed(
+    world: World, driver: DockerDriver, tenant: str
+) -> None:
+    """As of one whose members the engine has lost count of: here somebody else's container has joined it."""
+    workload = await world.up(driver, world.workload())
+    name = f"tidemill-{world.deployment}-{tenant or 'nobody'}"
+    labels = [f"tidemill.deployment={world.deployment}", *([f"tidemill.tenant={tenant}"] if tenant else [])]
+    docker("network", "create", *(word for label in labels for word in ("--label", label)), name)
+    docker("network", "connect", name, world.container(workload))
+    trace = Trace("network", name, tenant=tenant)
+    with pytest.raises(Refused, match=f"keeps the network {name}: .*active endpoints"):
+        await driver.erase(trace)
+    assert trace in await kept(driver)
+    docker("network", "disconnect", name, world.container(workload))
+    await driver.erase(trace)
+    assert trace not in await kept(driver)
 
 
 async def test_other_deployments_and_an_operators_own_files_are_not_ours(

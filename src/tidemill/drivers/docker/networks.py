@@ -25,6 +25,7 @@ from tidemill.drivers.docker.spec import DEPLOYMENT, TENANT, network_name
 
 TRIES = 20  # subnets to try when the engine says that one overlaps with something we cannot see
 SUBNET_BITS = 24
+IN_USE = "it is in use"
 
 
 class Networks:
@@ -65,26 +66,40 @@ class Networks:
                 await self._remove_doubles(name, rows)
             self._there.add(tenant)
 
-    async def remove_if_empty(self, tenant: str) -> None:
-        """Remove the tenant's network when none of its containers is left, stopped ones included."""
+    async def remove_if_empty(self, tenant: str) -> str:
+        """Remove the tenant's network when none of its containers is left, stopped ones included.
+
+        Returns why it is still there, or "".
+        """
         async with self._lock(tenant):
-            if tenant in self._users:
-                return
             labels = {DEPLOYMENT: self._deployment, TENANT: tenant}
-            if await self._engine.list_containers(labels):
-                return
+            if tenant in self._users or await self._engine.list_containers(labels):
+                return IN_USE
             if tenant in self._users:  # while we looked; it counts on the network being there
-                return
+                return IN_USE
             self._there.discard(tenant)
+            refused = ""
             async with self._choosing:
                 name = network_name(self._deployment, tenant)
                 for row in await self._engine.list_networks():
                     if row["Name"] == name:
-                        await self._remove(row["Id"])
+                        refused = await self.remove(row["Id"]) or refused
                 if not await self._has_any():
                     await self._firewall.remove()
                     if await self._has_any():  # another server made one meanwhile
                         await self._firewall.ensure()
+            return refused
+
+    async def remove(self, id: str) -> str:
+        """Remove one, by id or name, that may be gone already; why the engine lets it stay, or ""."""
+        try:
+            await self._engine.remove_network(id)
+        except DockerError as error:
+            if error.status == 403:  # it has members, or the engine has lost count of them
+                return error.message
+            if error.status != 404:
+                raise
+        return ""
 
     async def sweep(self) -> None:
         """Remove every network of this deployment that has no members; repairs what a crash left."""
@@ -103,14 +118,7 @@ class Networks:
         """The engine lets two networks have one name when they are made at once; the older counts."""
         same = sorted((row["Created"], row["Id"]) for row in rows if row["Name"] == name)
         for _, id in same[1:]:
-            await self._remove(id)
-
-    async def _remove(self, id: str) -> None:
-        try:
-            await self._engine.remove_network(id)
-        except DockerError as error:
-            if error.status not in {403, 404}:  # 403: somebody joined it; 404: gone already
-                raise
+            await self.remove(id)
 
     async def _create(self, name: str, tenant: str, rows: Iterable[dict[str, Any]]) -> None:
         tried = 0

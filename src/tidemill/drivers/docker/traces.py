@@ -19,7 +19,7 @@ from typing import Any
 
 from aiodocker.exceptions import DockerError
 
-from tidemill.drivers.contract import EngineReport, Trace
+from tidemill.drivers.contract import EngineReport, Refused, Trace
 from tidemill.drivers.docker import spec
 from tidemill.drivers.docker.disks import GB
 from tidemill.drivers.docker.engine import Engine
@@ -98,14 +98,12 @@ class Kept:
                 await asyncio.to_thread(_detach, trace.name)
 
     async def _erase_network(self, trace: Trace) -> None:
-        if trace.tenant:
-            await self._networks.remove_if_empty(trace.tenant)
-            return
-        try:
-            await self._engine.remove_network(trace.name)
-        except DockerError as error:
-            if error.status not in {403, 404}:  # 403: it has members
-                raise
+        if trace.tenant and trace.name == spec.network_name(self._deployment, trace.tenant):
+            stays = await self._networks.remove_if_empty(trace.tenant)
+        else:
+            stays = await self._networks.remove(trace.name)
+        if stays:
+            raise Refused(f"The container engine keeps the network {trace.name}: {stays}")
 
     async def _erase_container(self, trace: Trace) -> None:
         try:
