@@ -17,7 +17,7 @@ from tidemill.model.observation import Phase, Seen
 from tidemill.model.offer import ChargeMode
 from tidemill.reconcile.decide import Plan, decide, owes_nothing, restart_pause
 from tidemill.settings import Settings
-from tidemill.store.instances import Standing
+from tidemill.store.fleet import Standing
 
 SETTINGS = Settings()
 

@@ -14,7 +14,7 @@ from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.observation import Phase
 from tidemill.reconcile.claims import Claims
-from tidemill.store import instances
+from tidemill.store import fleet, instances
 
 
 async def test_a_launch_runs_stops_starts_and_ends(house: House) -> None:
@@ -239,9 +239,7 @@ async def test_an_orphan_is_removed_after_its_grace(house: House) -> None:
 async def test_keys_added_later_reach_a_running_instance(house: House) -> None:
     loop, id = house.loop(), house.launch()
     await house.until_state(loop, id, State.RUNNING)
-    house.stocked.database.run(
-        lambda c: instances.touch_for_user(c, house.stocked.alice.id, house.clock.now())
-    )
+    house.stocked.database.run(lambda c: fleet.touch_for_user(c, house.stocked.alice.id, house.clock.now()))
     before = house.driver.made[id].workload
     await house.until(loop, lambda: house.get(id).applied_revision == 1)
     assert house.driver.made[id].workload is not before

@@ -13,7 +13,7 @@ from tidemill.doctor import books
 from tidemill.model.lifecycle import Event, State
 from tidemill.reconcile.billing import Billing
 from tidemill.reconcile.nodes import register_nodes
-from tidemill.store import instances
+from tidemill.store import fleet, instances
 from tidemill.store.instances import Unreadable
 from tidemill.store.schema import instances as rows
 from tidemill.wake import Wake
@@ -109,7 +109,7 @@ async def test_its_owner_is_told_and_the_doctor_names_it(house: House) -> None:
     def read(connection: Connection) -> list[str]:
         with pytest.raises(Unreadable, match="does not know"):
             instances.get(connection, id, user_id=alice)
-        return [one.id for one in instances.page(connection, alice, offset=0, limit=10)[0]]
+        return [one.id for one in fleet.page(connection, alice, offset=0, limit=10)[0]]
 
     assert house.stocked.database.run(read) == [other]
     found = house.stocked.database.run(lambda c: books.look(c, house.clock.now(), house.settings))

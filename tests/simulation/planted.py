@@ -20,8 +20,8 @@ from tidemill.reconcile import decide
 from tidemill.reconcile import loop as loops
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.presence import Presence
-from tidemill.store import instances, launch_keys, leases, reservations, sightings
-from tidemill.store.instances import Standing
+from tidemill.store import fleet, instances, launch_keys, leases, reservations, sightings
+from tidemill.store.fleet import Standing
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import Instant, meters
 from tidemill.store.schema import instances as rows
@@ -186,7 +186,7 @@ def drops_an_event(patch: Patch) -> None:
 def takes_what_is_stopped_for_an_orphan(patch: Patch) -> None:
     """Whatever is not wanted running is removed as nobody's."""
     up = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
-    real = instances.standings
+    real = fleet.standings
 
     def standings(connection: Connection, region_id: str) -> Iterator[Standing]:
         return (one for one in real(connection, region_id) if one.state in up)
@@ -194,8 +194,8 @@ def takes_what_is_stopped_for_an_orphan(patch: Patch) -> None:
     def unreleased(connection: Connection, _ids: Any) -> set[str]:
         return set(connection.execute(select(rows.c.id).where(rows.c.state.in_(up))).scalars())
 
-    patch.setattr(instances, "standings", standings)
-    patch.setattr(instances, "unreleased", unreleased)
+    patch.setattr(fleet, "standings", standings)
+    patch.setattr(fleet, "unreleased", unreleased)
 
 
 def lets_others_at_it(patch: Patch) -> None:
@@ -261,7 +261,7 @@ def restarts_under_the_same_number(patch: Patch) -> None:
 
 def forgets_changed_keys(patch: Patch) -> None:
     """What runs is brought up to date and keeps the keys it had."""
-    patch.setattr(instances, "touch_for_user", lambda *_: None)
+    patch.setattr(fleet, "touch_for_user", lambda *_: None)
 
 
 BUGS: tuple[Callable[[Patch], None], ...] = (

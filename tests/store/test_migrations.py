@@ -120,7 +120,7 @@ def test_every_revision_keeps_what_was_there(empty: Database) -> None:
 
 def test_a_database_of_the_first_version_is_one_that_the_code_can_use(empty: Database) -> None:
     from tidemill.model.lifecycle import State
-    from tidemill.store import accounts, instances, offers, reservations
+    from tidemill.store import accounts, fleet, offers, reservations
 
     empty.run(lambda c: upgrade(c, "0001"))
     empty.run(lambda c: fill(c, {}))
@@ -132,7 +132,7 @@ def test_a_database_of_the_first_version_is_one_that_the_code_can_use(empty: Dat
             row
             for user in users
             if user is not None
-            for row in instances.page(connection, user.id, offset=0, limit=50, include_released=True)[0]
+            for row in fleet.page(connection, user.id, offset=0, limit=50, include_released=True)[0]
         ]
         assert len(found) == 11
         assert len(reservations.ports_of(connection, [row.id for row in found])) == 10

@@ -24,7 +24,7 @@ from tidemill.model.errors import NotFound, OutOfStock, Unavailable
 from tidemill.model.lifecycle import Event, State
 from tidemill.model.offer import offer_id
 from tidemill.settings import Settings
-from tidemill.store import instances, nodes
+from tidemill.store import fleet, nodes
 from tidemill.store.database import Database
 from tidemill.store.nodes import FoundNode
 from tidemill.wake import Wake
@@ -118,7 +118,7 @@ async def test_every_key_is_one_instance_and_everything_adds_up(
         for database in databases:
             database.close()
 
-    found, _ = stocked.database.run(lambda c: instances.page(c, stocked.alice.id, offset=0, limit=200))
+    found, _ = stocked.database.run(lambda c: fleet.page(c, stocked.alice.id, offset=0, limit=200))
     assert {row.name: row.id for row in found} == launched
     assert len(found) == len(launched) > CLIENTS
     assert {row.id for row in found if row.state is State.TERMINATING} == ended

@@ -13,7 +13,7 @@ from tidemill.actions.context import Context
 from tidemill.model.account import Caller
 from tidemill.model.instance import Happening, Instance, InstanceView
 from tidemill.model.lifecycle import State, wire_status
-from tidemill.store import instances, offers, reservations
+from tidemill.store import fleet, instances, offers, reservations
 
 
 async def list_instances(
@@ -31,7 +31,7 @@ async def list_instances(
     states = None if status is None else {state for state in State if wire_status(state) in status}
 
     def work(connection: Connection) -> tuple[list[InstanceView], int]:
-        found, total = instances.page(
+        found, total = fleet.page(
             connection,
             caller.user.id,
             offset=(page - 1) * size,

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from tidemill.model.errors import Forbidden
 from tidemill.settings import Settings
-from tidemill.store import accounts, instances
+from tidemill.store import accounts, fleet
 
 
 def check_quota(
@@ -17,7 +17,7 @@ def check_quota(
     if not any(limits):
         return
     accounts.take_turn(connection, user_id)
-    used = instances.in_use(connection, user_id)
+    used = fleet.in_use(connection, user_id)
     for name, limit, use, more in zip(
         ("instances", "GPUs"), limits, used, (new_instances, new_gpus), strict=True
     ):

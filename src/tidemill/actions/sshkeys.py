@@ -11,7 +11,7 @@ from tidemill.actions.identify import require_login
 from tidemill.actions.public_keys import read_public_key
 from tidemill.model.account import Caller, SshKey
 from tidemill.model.errors import NotFound
-from tidemill.store import accounts, instances
+from tidemill.store import accounts, fleet
 
 
 async def create_ssh_key(context: Context, caller: Caller, *, name: str | None, public_key: str) -> SshKey:
@@ -27,7 +27,7 @@ async def create_ssh_key(context: Context, caller: Caller, *, name: str | None, 
 
     def work(connection: Connection) -> None:
         accounts.add_ssh_key(connection, caller.user.id, key)
-        instances.touch_for_user(connection, caller.user.id, now)
+        fleet.touch_for_user(connection, caller.user.id, now)
 
     await context.database.write(work)
     context.wake.set()
@@ -47,7 +47,7 @@ async def delete_ssh_key(context: Context, caller: Caller, key_id: str) -> None:
     def work(connection: Connection) -> None:
         if not accounts.delete_ssh_key(connection, caller.user.id, key_id):
             raise NotFound("ssh key not found", code="sshKeyNotFound")
-        instances.touch_for_user(connection, caller.user.id, now)
+        fleet.touch_for_user(connection, caller.user.id, now)
 
     await context.database.write(work)
     context.wake.set()

@@ -22,7 +22,7 @@ from tidemill.reconcile.orphans import Orphans
 from tidemill.server.engines import make_drivers
 from tidemill.server.offering import regions_of
 from tidemill.settings import Configuration
-from tidemill.store import checkup, facts, instances, migrate
+from tidemill.store import checkup, facts, fleet, migrate
 from tidemill.store.checkup import Held
 from tidemill.store.database import Database
 
@@ -137,7 +137,7 @@ class Examination:
             remedy = "change it: no server starts until it is right"
             self.report.symptoms.append(Symptom("settings", "settings", error.message, remedy))
             return
-        used = await self.database.read_much(instances.regions_in_use)
+        used = await self.database.read_much(fleet.regions_in_use)
         for id in sorted(used.keys() - {region.id for region in self.regions}):
             meaning = f"it has {used[id]} instances and is not configured any more: nobody works on them"
             remedy = f'put it back; to rename it, keep id = "{id}" in [[region]]'

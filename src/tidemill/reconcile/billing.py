@@ -18,7 +18,7 @@ from tidemill.model.errors import Conflict, Unavailable
 from tidemill.model.instance import Instance
 from tidemill.reconcile import purses, timers
 from tidemill.settings import Settings
-from tidemill.store import instances, metering, wallets
+from tidemill.store import fleet, instances, metering, wallets
 from tidemill.store.database import Database
 from tidemill.store.instances import Stale
 from tidemill.wake import Wake
@@ -108,7 +108,7 @@ class Billing:
 
     async def _ring_timers(self) -> None:
         now = self._clock.now()
-        for instance_id in await self._database.read(lambda c: instances.timers(c, now, LOOKS)):
+        for instance_id in await self._database.read(lambda c: fleet.timers(c, now, LOOKS)):
             with suppress(Stale, Conflict):
                 moved = await self._database.write(
                     lambda c, id=instance_id: timers.ring(c, self._settings, id, self._clock.now())

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from tidemill.model.observation import InstanceId, Phase, Seen
 from tidemill.reconcile.decide import is_as_wanted, owes_nothing
-from tidemill.store import instances
+from tidemill.store import fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def compare(
     connection: Connection, region_id: str, seen: Mapping[InstanceId, Seen], last: Mapping[InstanceId, Seen]
 ) -> Compared:
     """Compare a listing with the one before, and with the rows, which are read after it was made."""
-    standings, unreadable = instances.standings(connection, region_id)
+    standings, unreadable = fleet.standings(connection, region_id)
     found = Compared(set(), set(), {}, differing(seen, last), unreadable)
     for id in unreadable:
         shown = seen.get(id)

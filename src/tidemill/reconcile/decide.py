@@ -14,7 +14,8 @@ from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, move
 from tidemill.model.observation import Phase, Seen
 from tidemill.settings import Settings
-from tidemill.store.instances import APART, Standing
+from tidemill.store.fleet import Standing
+from tidemill.store.instances import APART
 
 NOT_RUNNING = frozenset({Phase.EXITED, Phase.CREATED})
 

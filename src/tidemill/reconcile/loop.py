@@ -28,7 +28,7 @@ from tidemill.reconcile.orphans import Orphans
 from tidemill.reconcile.presence import Presence
 from tidemill.reconcile.step import LeaseLost, Stepper
 from tidemill.settings import Settings
-from tidemill.store import instances, sightings
+from tidemill.store import fleet, sightings
 from tidemill.store.database import Database
 from tidemill.store.instances import Stale
 from tidemill.wake import Wake
@@ -231,13 +231,13 @@ class Loop:
         jump = (now - before[0]).total_seconds() - (ticks - before[1])
         if jump > JUMP:
             log.warning("the clock was set forward", seconds=round(jump))
-            await self._database.write(lambda c: instances.extend_deadlines(c, [self._region_id], now))
+            await self._database.write(lambda c: fleet.extend_deadlines(c, [self._region_id], now))
 
     async def _begin_anew(self, claimed: list[Instance], owner: str) -> None:
         """The engine is back: deadlines count from here, its silence was nobody's fault."""
         now = self._clock.now()
         with suppress(Unavailable):  # said again at the next pass
-            await self._database.write(lambda c: instances.extend_deadlines(c, [self._region_id], now))
+            await self._database.write(lambda c: fleet.extend_deadlines(c, [self._region_id], now))
             for instance in claimed:
                 await self._claims.settle(instance.id, owner, instance.version, now)
             log.info("the engine answers again", region=self._region_id)

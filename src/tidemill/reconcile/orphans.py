@@ -32,7 +32,7 @@ from tidemill.metrics import Metrics
 from tidemill.model.errors import Unavailable
 from tidemill.model.observation import InstanceId
 from tidemill.settings import Settings
-from tidemill.store import census, facts, findings, instances
+from tidemill.store import census, facts, findings, fleet, instances
 from tidemill.store.database import Database
 from tidemill.store.findings import INSTANCE, Finding
 
@@ -255,7 +255,7 @@ def _unwanted(things: Iterable[Trace], connection: Connection) -> dict[Name, Tra
     found = {_name(thing): thing for thing in things}
     ids = {thing.instance for thing in found.values() if thing.instance}
     tenants = {thing.tenant for thing in found.values() if thing.tenant and not thing.instance}
-    wanted = instances.unreleased(connection, ids)
+    wanted = fleet.unreleased(connection, ids)
     busy = census.tenants_with_instances(connection, tenants)
     return {
         name: thing

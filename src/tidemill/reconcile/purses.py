@@ -18,7 +18,7 @@ from tidemill.model.money import shown
 from tidemill.model.notice import MONEY
 from tidemill.model.tariff import month_of, runs_out
 from tidemill.settings import Settings
-from tidemill.store import caps, holds, instances, ledger, metering, wallets
+from tidemill.store import caps, fleet, holds, instances, ledger, metering, wallets
 from tidemill.store.wallets import Wallet
 
 ONE_HOUR = timedelta(hours=1)
@@ -185,7 +185,7 @@ def _stopped(connection: Connection, meters: Sequence[Metered]) -> list[Due]:
 def _brought_back(connection: Connection, user_id: str, left: float) -> list[Due]:
     """There is money again for an hour of it: what was kept without is kept as before."""
     found: list[Due] = []
-    for each in instances.archived(connection, user_id) if left > 0 else ():
+    for each in fleet.archived(connection, user_id) if left > 0 else ():
         left -= to_keep(each)
         if left >= 0:
             found.append(Due(each.id, each.version, Event.PAID, "", "Paid in: its data is kept again"))
@@ -204,7 +204,7 @@ def _tell(connection: Connection, wallet: Wallet, found: _Outlook, now: datetime
     if hours is not None:
         lasts = "an hour" if hours == 1 else f"{hours} hours"
         words = f"At the present rate the money lasts for less than {lasts}; then it is stopped"
-    for instance in instances.to_run(connection, wallet.user_id):
+    for instance in fleet.to_run(connection, wallet.user_id):
         # One that is being restarted has no meter at the moment: what it was told stays.
         if words is None or instance.id in found.costing:
             instances.announce(connection, instance, now, MONEY, words)

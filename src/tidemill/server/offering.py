@@ -20,7 +20,7 @@ from tidemill.reconcile.nodes import register_nodes
 from tidemill.server.engines import has_some_of
 from tidemill.server.together import Check
 from tidemill.settings import Settings
-from tidemill.store import engines, instances, offers, tariffs
+from tidemill.store import engines, fleet, offers, tariffs
 from tidemill.store.database import Database
 from tidemill.store.servers import Server
 
@@ -51,7 +51,7 @@ def _ssh_address(settings: Settings) -> str:
 
 def check_regions(database: Database, regions: list[Region]) -> None:
     """Nobody would work on the instances of a region that is not there. Raises Misconfigured."""
-    used = database.run(instances.regions_in_use)
+    used = database.run(fleet.regions_in_use)
     for region_id in sorted(used.keys() - {region.id for region in regions}):
         known = database.run(lambda connection, id=region_id: offers.region(connection, id))
         name = region_id if known is None else known.name
@@ -76,7 +76,7 @@ def elsewhere(
         known = database.run(lambda connection, id=region.id: engines.of(connection, id))
         if known in {"", given[region.id]}:
             continue
-        ids = database.run(lambda connection, id=region.id: instances.ids_of_region(connection, id))
+        ids = database.run(lambda connection, id=region.id: fleet.ids_of_region(connection, id))
         if ids and not has_some_of(region, settings, ids):
             raise Misconfigured(_other_engine(region))
         moved.append(region)
