@@ -11,9 +11,13 @@ MILLI = 1000
 
 
 class Answer(BaseModel):
-    """A JSON object that the server sends. Instants are aware, in UTC, and end in ``Z``."""
+    """A JSON object that the server sends. Instants are aware, in UTC, and end in ``Z``.
 
-    model_config = ConfigDict(frozen=True)
+    Ours sends every field. A default says that a service which is not ours may leave it out: it has only
+    what the contract calls HPC-AI's.
+    """
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class Failure(Answer):
@@ -42,6 +46,11 @@ def units(micro: int) -> int | float:
     amount for all that has at most 15 digits (``model.money.MOST``).
     """
     return _ratio(micro, MICRO)
+
+
+def time_of_day(minutes: int) -> str:
+    """Minutes since midnight as 22:00."""
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
 def gigabytes(megabytes: int) -> int | float:

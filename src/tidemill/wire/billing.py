@@ -66,9 +66,9 @@ class BalanceAnswer(Answer):
     availableBalance: int | float
     availableVoucherAmount: int | float
     availableCreditAmount: int | float
-    held: int | float
-    currency: str
-    hoursLeft: float | None
+    held: int | float = 0
+    currency: str = ""
+    hoursLeft: float | None = None
 
     @classmethod
     def of(cls, funds: Funds, hours_left: float | None, currency: str) -> BalanceAnswer:

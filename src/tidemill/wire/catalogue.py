@@ -13,8 +13,8 @@ from tidemill.wire.tide import PriceInfo, TidePriceInfo, price_infos
 class RegionInfo(Answer):
     """``sshAddress`` is the host that instances of the region are reached at."""
 
-    regionId: str
-    regionName: str
+    regionId: str = ""
+    regionName: str = ""
     sshAddress: str
 
     @classmethod
@@ -50,7 +50,7 @@ class InstanceTypeInfo(Answer):
 class RegionStock(RegionInfo):
     """The types of one family in one region. ``dataDiskPrice`` is per GB and hour, also while stopped."""
 
-    dataDiskPrice: int | float
+    dataDiskPrice: int | float = 0
     instanceTypeInfos: list[InstanceTypeInfo]
 
 
@@ -65,7 +65,7 @@ class InstanceFamily(Answer):
 class StockAnswer(Answer):
     """What can be rented, by family and region, priced in ``currency``."""
 
-    currency: str
+    currency: str = ""
     instanceInfos: list[InstanceFamily]
 
     @classmethod

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, core_schema
 
 from tidemill.model.money import MICRO, MOST, to_micro
+from tidemill.wire.answers import time_of_day, units
 from tidemill.wire.problem import BROKEN_RULE, NOT_IN_OPTIONS, NOT_OFFERED, TYPE_MISMATCH, refusal
 
 LARGEST = 2**31 - 1
@@ -44,7 +45,10 @@ class _Field:
     """A type that is one plain function from a JSON value, and a JSON schema."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.check)
+        written = core_schema.plain_serializer_function_ser_schema(
+            lambda value: None if value is None else self.written(value)
+        )
+        return core_schema.no_info_plain_validator_function(self.check, serialization=written)
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -53,6 +57,10 @@ class _Field:
 
     def check(self, value: Any) -> Any:
         raise NotImplementedError
+
+    def written(self, value: Any) -> Any:
+        """A checked value as a client sends it."""
+        return value
 
     def schema(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -105,6 +113,9 @@ class Money(_Field):
         if self.some and not micro:
             raise refusal(BROKEN_RULE, rule="may not be 0")
         return -micro if written < 0 else micro
+
+    def written(self, value: Any) -> Any:
+        return units(value)
 
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "number", "maximum": MOST // MICRO}
@@ -241,6 +252,9 @@ class TimeOfDay(_Field):
         if found is None:
             raise refusal(BROKEN_RULE, rule="must be a time of the day such as 22:00, or 24:00 for its end")
         return int(found[1]) * 60 + int(found[2])
+
+    def written(self, value: Any) -> Any:
+        return time_of_day(value)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^({_TIME_OF_DAY.pattern})$"}

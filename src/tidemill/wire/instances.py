@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 
 from tidemill.model.instance import SSH_PORT, Happening, Instance, InstanceView, NodePort
 from tidemill.model.lifecycle import State, wire_status
@@ -61,38 +61,38 @@ class InstanceListRequest(Request):
 
 class Metadata(Answer):
     instanceId: str
-    instanceName: str
-    name: str
-    instanceUsername: str
-    createdAt: datetime
-    imageId: str
-    imageName: str
-    userId: str
+    instanceName: str = ""
+    name: str = ""
+    instanceUsername: str = INSTANCE_USERNAME
+    createdAt: datetime | None = None
+    imageId: str = ""
+    imageName: str = ""
+    userId: str = ""
 
 
 class RuntimeInfo(Answer):
     """``progress`` is percent of the image pull, where known; ``sshHostKey`` is for known_hosts."""
 
     status: str
-    phase: str
-    diagnosisReason: str
-    diagnosisMessage: str
-    startedAt: datetime | None
-    queuePosition: int | None
-    progress: int | None
-    sshHostKey: str
+    phase: str = ""
+    diagnosisReason: str = ""
+    diagnosisMessage: str = ""
+    startedAt: datetime | None = None
+    queuePosition: int | None = None
+    progress: int | None = None
+    sshHostKey: str = ""
 
 
 class BillingInfo(Answer):
     """``price`` in currency units per period of the charge mode; ``maxSpend`` in the same units."""
 
     chargeMode: str
-    duration: int
-    price: int | float
-    currency: str
-    termEndsAt: datetime | None
-    autoRenew: bool
-    maxSpend: int | float | None
+    duration: int = 1
+    price: int | float = 0
+    currency: str = ""
+    termEndsAt: datetime | None = None
+    autoRenew: bool = False
+    maxSpend: int | float | None = None
 
 
 class NodePortInfo(Answer):
@@ -105,25 +105,25 @@ class NodePortInfo(Answer):
 class ConfigurationInfo(Answer):
     """What was asked for; the init script, a secret, is not shown again."""
 
-    extraDataDiskSizeDB: int
-    enableCommonData: bool
-    enableDocker: bool
-    dockerStorageSize: int
+    extraDataDiskSizeDB: int = 0
+    enableCommonData: bool = False
+    enableDocker: bool = False
+    dockerStorageSize: int = 0
 
 
 class SpecInfo(Answer):
-    instanceTypeId: str
-    instanceTypeName: str
-    gpuName: str
-    gpuNum: int
-    cpu: int | float
-    memoryGB: int | float
-    isSpotInstance: bool
-    billing: BillingInfo
+    instanceTypeId: str = ""
+    instanceTypeName: str = ""
+    gpuName: str = ""
+    gpuNum: int = 0
+    cpu: int | float = 0
+    memoryGB: int | float = 0
+    isSpotInstance: bool = False
+    billing: BillingInfo | None = None
     regionInfo: RegionInfo
-    nodePorts: list[NodePortInfo]
-    remoteStorages: list[dict[str, Any]]
-    instanceConfiguration: ConfigurationInfo
+    nodePorts: list[NodePortInfo] = Field([])
+    remoteStorages: list[dict[str, Any]] = Field([])
+    instanceConfiguration: ConfigurationInfo | None = None
 
 
 class InstanceRow(Answer):
@@ -223,7 +223,7 @@ class EventRow(Answer):
     seq: int
     at: datetime
     event: str
-    from_: str = Field(serialization_alias="from")
+    from_: str = Field(validation_alias=AliasChoices("from_", "from"), serialization_alias="from")
     to: str
     start: int
     reason: str

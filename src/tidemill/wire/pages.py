@@ -25,8 +25,8 @@ class Pager(Request):
 class PagerInfo(Answer):
     """Which page this is, and how many entries there are on all."""
 
-    currentPage: int
-    pageSize: int
+    currentPage: int = 1
+    pageSize: int = 0
     totalEntries: int
 
     @classmethod

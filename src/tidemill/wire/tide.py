@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from tidemill.catalogue import DAYS
 from tidemill.model.offer import ChargeMode
 from tidemill.model.stock import Prices
 from tidemill.model.tariff import Band, Tariff
-from tidemill.wire.answers import Answer, units
+from tidemill.wire.answers import Answer, time_of_day, units
 
 
 class PriceBand(Answer):
@@ -19,7 +19,7 @@ class PriceBand(Answer):
 
     name: str
     days: list[str]
-    from_: str = Field(serialization_alias="from")
+    from_: str = Field(validation_alias=AliasChoices("from_", "from"), serialization_alias="from")
     to: str
     price: int | float
 
@@ -28,14 +28,10 @@ class PriceBand(Answer):
         return cls(
             name=band.name,
             days=[DAYS[day] for day in sorted(band.weekdays)],
-            from_=_time_of_day(band.begins),
-            to=_time_of_day(band.ends),
+            from_=time_of_day(band.begins),
+            to=time_of_day(band.ends),
             price=units(band.rate),
         )
-
-
-def _time_of_day(minutes: int) -> str:
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
 class PriceInfo(Answer):

@@ -1,0 +1,38 @@
+"""Calls about what can be rented."""
+
+from __future__ import annotations
+
+from tidemill.client.effects import Steps
+from tidemill.client.kinds import K, operation
+from tidemill.client.subject import Subject
+from tidemill.wire.accounts import EmptyRequest
+from tidemill.wire.catalogue import ImageListAnswer, ImageRow, RegionInfo, RegionListAnswer, StockAnswer
+
+
+class Catalogue(Subject[K]):
+    """``client.catalogue``."""
+
+    @operation
+    def stock(self) -> Steps[StockAnswer]:
+        """Every type with its prices and whether it is in stock, by family and region."""
+        return (
+            yield from self._post(
+                "/api/resource/user/instance/list", StockAnswer, EmptyRequest(), repeatable=True
+            )
+        )
+
+    @operation
+    def images(self) -> Steps[list[ImageRow]]:
+        """The images that can be launched."""
+        answer = yield from self._post(
+            "/api/resource/image/list", ImageListAnswer, EmptyRequest(), repeatable=True
+        )
+        return answer.images
+
+    @operation
+    def regions(self) -> Steps[list[RegionInfo]]:
+        """The regions that take launches."""
+        answer = yield from self._post(
+            "/api/resource/region/list", RegionListAnswer, EmptyRequest(), repeatable=True
+        )
+        return answer.regions

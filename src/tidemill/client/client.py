@@ -1,0 +1,99 @@
+"""The two clients: one that blocks, one that is awaited; the same calls on both."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from tidemill.client.account import Account
+from tidemill.client.admin import Admin
+from tidemill.client.billing import Billing
+from tidemill.client.catalogue import Catalogue
+from tidemill.client.instances import Instances
+from tidemill.client.kinds import Async, K, Resource, Sync
+from tidemill.client.lines import Address, AwaitedLine, BlockingLine
+from tidemill.client.sending import Retries
+from tidemill.client.service import Service
+from tidemill.client.subject import Manner
+
+TIMEOUT = 30.0  # seconds without a byte of an answer
+
+
+class _Calls(Resource[K]):
+    """The subjects that there are."""
+
+    def __init__(self, line: Any, manner: Manner, *, awaits: bool) -> None:
+        super().__init__(line, awaits=awaits)
+        self.instances: Instances[K] = Instances(line, manner, awaits=awaits)
+        self.catalogue: Catalogue[K] = Catalogue(line, manner, awaits=awaits)
+        self.account: Account[K] = Account(line, manner, awaits=awaits)
+        self.billing: Billing[K] = Billing(line, manner, awaits=awaits)
+        self.admin: Admin[K] = Admin(line, manner, awaits=awaits)
+
+
+def _manner(url: str, service: Service | None, retries: Retries | None) -> Manner:
+    return Manner(service or Service.at(url), retries or Retries())
+
+
+class Client(_Calls[Sync]):
+    """A client that waits for its answers. Close it, or use it in ``with``.
+
+    ``url`` is the server's (``https://gpu.example.org``). One of ``api_key`` and ``token`` says who calls;
+    without either, ``account.login`` does. ``timeout`` is in seconds without a byte of an answer, for one
+    try; ``retries`` says how often and how long to try. ``service`` is told from the host's name where it
+    is left out. Raises ClientError for an address or a key that can be none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: Retries | None = None,
+        service: Service | None = None,
+    ) -> None:
+        self._blocking = BlockingLine(Address(url, api_key, token, timeout))
+        super().__init__(self._blocking, _manner(url, service, retries), awaits=False)
+
+    def close(self) -> None:
+        """Give its connections back."""
+        self._blocking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Calls[Async]):
+    """The same calls, to be awaited; on asyncio and trio. Arguments as of :class:`Client`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: Retries | None = None,
+        service: Service | None = None,
+    ) -> None:
+        self._awaited = AwaitedLine(Address(url, api_key, token, timeout))
+        super().__init__(self._awaited, _manner(url, service, retries), awaits=True)
+
+    async def close(self) -> None:
+        """Give its connections back."""
+        await self._awaited.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,181 @@
+"""One call as steps: what is sent, what is tried again, and what the answer becomes.
+
+Tried again, with pauses that grow: what the server cannot have seen; and, where a second time does no harm
+(``repeatable``), also what it may have carried out without our hearing of it. Never what it refused, but for
+429, and for the statuses that say "not now" on a repeatable call.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from tidemill.client.effects import Now, Open, Outgoing, Reply, Send, Sleep, Steps, Tap
+from tidemill.client.errors import (
+    ClientError,
+    NoAnswer,
+    NotUnderstood,
+    Refused,
+    TooManyRequests,
+    Unavailable,
+    refused,
+)
+from tidemill.client.service import Service
+from tidemill.wire.answers import Answer
+from tidemill.wire.fields import Request
+
+A = TypeVar("A", bound=Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and how long to try: ``attempts`` in all, ``patience`` seconds over all of them.
+
+    Pauses double from ``first`` to ``longest`` seconds and are shortened by up to a half, at random, so
+    that many clients do not come back at the same instant.
+    """
+
+    attempts: int = 6
+    first: float = 0.2
+    longest: float = 5.0
+    patience: float = 60.0
+
+    def pause(self, attempt: int) -> float:
+        """Seconds after the ``attempt``-th try, which is 1 for the first."""
+        return min(self.longest, self.first * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class Manner(Protocol):
+    """How calls are made, and of whose service."""
+
+    @property
+    def service(self) -> Service: ...
+    @property
+    def retries(self) -> Retries: ...
+
+
+def call(
+    manner: Manner,
+    method: str,
+    path: str,
+    gives: type[A],
+    *,
+    body: Request | Mapping[str, Any] | None = None,
+    repeatable: bool,
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> Steps[A]:
+    """Send it until there is an answer, and give that. Raises Refused, NoAnswer, NotUnderstood."""
+    sent = Outgoing(method, path, _written(body), headers or {}, query or {})
+    reply = yield from exchange(manner.retries, sent, repeatable=repeatable)
+    return understood(reply, gives, manner.service)
+
+
+def exchange(retries: Retries, sent: Outgoing, *, repeatable: bool) -> Steps[Reply]:
+    """The whole answer, whatever it holds. Raises Refused, NoAnswer."""
+
+    def once() -> Steps[Reply]:
+        reply: Reply = yield Send(sent)
+        return reply
+
+    return (yield from _tried(retries, once, repeatable=repeatable))
+
+
+def opened(retries: Retries, sent: Outgoing) -> Steps[Tap]:
+    """An answer to read bit by bit. Raises Refused, NoAnswer."""
+    tap: Any = None
+
+    def once() -> Steps[Reply]:
+        nonlocal tap
+        tap = yield Open(sent)
+        return tap.refusal or Reply(tap.status, {}, b"")
+
+    yield from _tried(retries, once, repeatable=True)
+    return tap
+
+
+def _tried(retries: Retries, once: Callable[[], Steps[Reply]], *, repeatable: bool) -> Steps[Reply]:
+    began: float = yield Now()
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            reply: Reply = yield from once()
+            if reply.status < 400:
+                return reply
+            raise _refusal(reply)
+        except (NoAnswer, Refused) as error:
+            pause = _before_another(retries, error, attempt, repeatable=repeatable)
+            now: float = yield Now()
+            if pause is None or now - began + pause > retries.patience:
+                raise
+        yield Sleep(pause)
+
+
+def _before_another(retries: Retries, error: ClientError, attempt: int, *, repeatable: bool) -> float | None:
+    """Seconds to wait before another try; None: there is none."""
+    match error:
+        case TooManyRequests():
+            again = True
+        case Unavailable():
+            again = repeatable
+        case NoAnswer():
+            again = repeatable or not error.sent
+        case _:
+            again = False
+    if not again or attempt >= retries.attempts:
+        return None
+    told = error.retry_after if isinstance(error, Refused) else None
+    return max(told or 0.0, retries.pause(attempt))
+
+
+def _refusal(reply: Reply) -> Refused:
+    try:
+        said = json.loads(reply.body)
+    except ValueError:
+        said = None
+    told = reply.headers.get("retry-after", "")
+    retry_after = float(told) if told.isdecimal() else None
+    return refused(reply.status, said if isinstance(said, dict) else {}, retry_after)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def understood(reply: Reply, gives: type[A], service: Service) -> A:
+    """The answer as a model. Raises NotUnderstood."""
+    try:
+        if service is Service.TIDEMILL:
+            return gives.model_validate_json(reply.body)
+        return gives.model_validate(_without_nulls(json.loads(reply.body)))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
+    except ValueError:
+        reason = "it is no JSON"
+    raise NotUnderstood(
+        f"The server's answer is not what this client knows ({reason}); "
+        "is it a tidemill server, and as new as the client?"
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    """What a service that is not ours may say by null it may as well leave out."""
+    if isinstance(value, dict):
+        items: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {name: _without_nulls(item) for name, item in items.items() if item is not None}
+    if isinstance(value, list):
+        each: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return [_without_nulls(item) for item in each]
+    return value
+
+
+def _written(body: Request | Mapping[str, Any] | None) -> bytes | None:
+    """As JSON; of a model only what was set, so that a server hears of no field that nobody meant."""
+    if body is None:
+        return None
+    if isinstance(body, Request):
+        return body.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
