@@ -9,12 +9,14 @@ from tidemill.client.account import Account
 from tidemill.client.admin import Admin
 from tidemill.client.billing import Billing
 from tidemill.client.catalogue import Catalogue
+from tidemill.client.errors import ClientError
 from tidemill.client.instances import Instances
 from tidemill.client.kinds import Async, K, Resource, Sync
 from tidemill.client.lines import Address, AwaitedLine, BlockingLine
 from tidemill.client.sending import Retries
 from tidemill.client.service import Service
 from tidemill.client.subject import Manner
+from tidemill.surroundings import by_environment, by_instance
 
 TIMEOUT = 30.0  # seconds without a byte of an answer
 
@@ -31,6 +33,17 @@ class _Calls(Resource[K]):
         self.admin: Admin[K] = Admin(line, manner, awaits=awaits)
 
 
+def _address(url: str | None, api_key: str | None, token: str | None, timeout: float) -> Address:
+    if url is not None:
+        return Address(url, api_key, token, timeout)
+    if api_key is not None or token is not None:
+        raise ClientError("A key or a token is for one server: say its url as well")
+    told = by_environment() or by_instance()
+    if told is None:
+        raise ClientError("Say the server's url, or set TIDEMILL_URL and TIDEMILL_API_KEY")
+    return Address(told.url, told.api_key, told.token, timeout)
+
+
 def _manner(url: str, service: Service | None, retries: Retries | None) -> Manner:
     return Manner(service or Service.at(url), retries or Retries())
 
@@ -39,14 +52,16 @@ class Client(_Calls[Sync]):
     """A client that waits for its answers. Close it, or use it in ``with``.
 
     ``url`` is the server's (``https://gpu.example.org``). One of ``api_key`` and ``token`` says who calls;
-    without either, ``account.login`` does. ``timeout`` is in seconds without a byte of an answer, for one
+    without either, ``account.login`` does. Without a ``url``, all three are those of the environment
+    (``TIDEMILL_URL``, ``TIDEMILL_API_KEY`` or ``TIDEMILL_TOKEN``) or, in an instance that has a key of its
+    own, that server and key. ``timeout`` is in seconds without a byte of an answer, for one
     try; ``retries`` says how often and how long to try. ``service`` is told from the host's name where it
     is left out. Raises ClientError for an address or a key that can be none.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
         api_key: str | None = None,
         token: str | None = None,
@@ -54,8 +69,9 @@ class Client(_Calls[Sync]):
         retries: Retries | None = None,
         service: Service | None = None,
     ) -> None:
-        self._blocking = BlockingLine(Address(url, api_key, token, timeout))
-        super().__init__(self._blocking, _manner(url, service, retries), awaits=False)
+        address = _address(url, api_key, token, timeout)
+        self._blocking = BlockingLine(address)
+        super().__init__(self._blocking, _manner(address.url, service, retries), awaits=False)
 
     def close(self) -> None:
         """Give its connections back."""
@@ -75,7 +91,7 @@ class AsyncClient(_Calls[Async]):
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
         api_key: str | None = None,
         token: str | None = None,
@@ -83,8 +99,9 @@ class AsyncClient(_Calls[Async]):
         retries: Retries | None = None,
         service: Service | None = None,
     ) -> None:
-        self._awaited = AwaitedLine(Address(url, api_key, token, timeout))
-        super().__init__(self._awaited, _manner(url, service, retries), awaits=True)
+        address = _address(url, api_key, token, timeout)
+        self._awaited = AwaitedLine(address)
+        super().__init__(self._awaited, _manner(address.url, service, retries), awaits=True)
 
     async def close(self) -> None:
         """Give its connections back."""
