@@ -1,0 +1,128 @@
+"""A group of commands that is a table: a command's module is imported when the command is asked for.
+
+Help and completion of the group are written from the table, so that neither loads any command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+if TYPE_CHECKING:
+    from typer._click import Command as ClickCommand
+    from typer._click import Context, HelpFormatter
+    from typer._click.shell_completion import CompletionItem
+    from typer.core import TyperOption
+
+HELP = ("-h", "--help")
+
+
+class NounGroup(TyperGroup):
+    """A group whose own ``--help`` costs its commands nothing."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """With a default: Typer loads pydantic to turn an absent flag into False."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the table.
+
+    ``target`` is ``module:name`` of a function, or of what :func:`commands` gave (a noun with verbs).
+    ``help`` is the first line of the function's docstring, or the noun's help. ``panel`` is the heading that
+    it stands under. ``aliases`` work and are not listed.
+    """
+
+    name: str
+    target: str
+    panel: str
+    help: str
+    aliases: tuple[str, ...] = ()
+
+
+def commands(help: str) -> typer.Typer:
+    """A noun: give it verbs with ``@app.command()``. ``help`` is one line."""
+    return typer.Typer(
+        cls=NounGroup,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def loaded(row: Command) -> ClickCommand:
+    """The command of a row, with its module imported."""
+    module, _, name = row.target.partition(":")
+    found = getattr(import_module(module), name)
+    if isinstance(found, typer.Typer):
+        command: ClickCommand = get_group(found)
+        command.name = row.name
+        return command
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    alone.command(row.name)(found)
+    return get_command(alone)
+
+
+class LazyGroup(NounGroup):
+    """The group of ``table``, in the table's order, under its panels' headings."""
+
+    table: ClassVar[Sequence[Command]] = ()
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return [row.name for row in self.table]
+
+    def get_command(self, ctx: Context, cmd_name: str) -> ClickCommand | None:
+        row = next((row for row in self.table if cmd_name == row.name or cmd_name in row.aliases), None)
+        return None if row is None else loaded(row)
+
+    def resolve_command(
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, ClickCommand | None, list[str]]:
+        if not ctx.resilient_parsing and args and not args[0].startswith("-"):
+            names = [name for row in self.table for name in (row.name, *row.aliases)]
+            if args[0] not in names:
+                near = get_close_matches(args[0], names)
+                hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        widest = max((len(row.name) for row in self.table), default=0)
+        for panel in dict.fromkeys(row.panel for row in self.table):
+            rows = [(row.name.ljust(widest), row.help) for row in self.table if row.panel == panel]
+            with formatter.section(panel):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: Context, incomplete: str) -> list[CompletionItem]:
+        from typer._click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(row.name, help=row.help) for row in self.table if row.name.startswith(incomplete)
+        ]
+        return found or super(TyperGroup, self).shell_complete(ctx, incomplete)
+
+    def invoke(self, ctx: Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.TyperException, typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            from tidemill.cli import failures
+
+            ending = failures.ending(error, ctx.meta)
+            if ending is None:
+                raise
+            raise ending from error

@@ -1,0 +1,64 @@
+"""Where this command keeps what it knows, and where an instance keeps what it knows of its server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTANCE_FILE = Path("/.tidemill/instance/api")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """``home`` holds the servers' names and the credentials; what is in ``cache`` may be lost at any time."""
+
+    home: Path
+    cache: Path
+    instance: Path = INSTANCE_FILE
+
+    @property
+    def config(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def credentials(self) -> Path:
+        return self.home / "credentials.json"
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str] | None = None) -> Places:
+        """``TIDEMILL_HOME``, else the folders that XDG names, else those below the home folder."""
+        environ = os.environ if environ is None else environ
+        given = environ.get("TIDEMILL_HOME")
+        home = Path(given) if given else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "tidemill"
+        return cls(home, _xdg(environ, "XDG_CACHE_HOME", ".cache") / "tidemill")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    """XDG has relative paths ignored."""
+    named = Path(environ.get(variable, ""))
+    return named if named.is_absolute() else Path(environ.get("HOME") or Path.home()) / below_home
+
+
+def private_folder(folder: Path) -> None:
+    """Make ``folder`` for its owner alone, where it is not there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``path`` for its owner alone; it has the old text or the new, whatever happens."""
+    private_folder(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,31 @@
+"""Every command of ``tidemill``, in one table: what it is called, where it is, under which heading.
+
+``tidemill --help``, the shell's completion and docs/cli.md are written from it. It names modules and imports
+none of them.
+"""
+
+from __future__ import annotations
+
+from tidemill.cli.lazy import Command
+
+HERE = "This command"
+OPERATOR = "Operator, on the server's machine"
+
+COMMANDS = (
+    Command("config", "tidemill.cli.config:app", HERE, "The servers that this command knows, by name."),
+    *(
+        Command(name, f"tidemill.operate.{target}", OPERATOR, help)
+        for name, target, help in (
+            ("serve", "serving:serve", "Run the server in the foreground."),
+            ("init", "founding:init", "Make data folder, keys, database and the first accounts."),
+            ("add-user", "founding:add_user", "Make another account and print its password."),
+            ("credit", "founding:credit", "Write down that a user paid in."),
+            ("backup", "copying:backup", "Write a copy of the deployment while its server goes on."),
+            ("restore", "copying:restore", "Make a backup the deployment of an empty data folder."),
+            ("doctor", "checking:doctor", "Compare database, engine and machine."),
+            ("audit", "checking:audit", "Reckon every charge a second time."),
+            ("guest", "building:guest", "Build what goes into every instance."),
+            ("base-image", "building:base_image", "Make the small Debian base image."),
+        )
+    ),
+)
