@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
-from tidemill.client.account import Account
-from tidemill.client.admin import Admin
-from tidemill.client.billing import Billing
-from tidemill.client.catalogue import Catalogue
 from tidemill.client.errors import ClientError
 from tidemill.client.instances import Instances
 from tidemill.client.kinds import Async, K, Resource, Sync
@@ -18,19 +14,48 @@ from tidemill.client.service import Service
 from tidemill.client.subject import Manner
 from tidemill.surroundings import by_environment, by_instance
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tidemill.client.account import Account
+    from tidemill.client.admin import Admin
+    from tidemill.client.billing import Billing
+    from tidemill.client.catalogue import Catalogue
+
 TIMEOUT = 30.0  # seconds without a byte of an answer
 
 
 class _Calls(Resource[K]):
-    """The subjects that there are."""
+    """The subjects that there are; all but the first are imported when they are asked for."""
 
     def __init__(self, line: Any, manner: Manner, *, awaits: bool) -> None:
         super().__init__(line, awaits=awaits)
+        self._manner = manner
         self.instances: Instances[K] = Instances(line, manner, awaits=awaits)
-        self.catalogue: Catalogue[K] = Catalogue(line, manner, awaits=awaits)
-        self.account: Account[K] = Account(line, manner, awaits=awaits)
-        self.billing: Billing[K] = Billing(line, manner, awaits=awaits)
-        self.admin: Admin[K] = Admin(line, manner, awaits=awaits)
+
+    @cached_property
+    def catalogue(self) -> Catalogue[K]:
+        from tidemill.client.catalogue import Catalogue
+
+        return Catalogue(self.line, self._manner, awaits=self.is_async)
+
+    @cached_property
+    def account(self) -> Account[K]:
+        from tidemill.client.account import Account
+
+        return Account(self.line, self._manner, awaits=self.is_async)
+
+    @cached_property
+    def billing(self) -> Billing[K]:
+        from tidemill.client.billing import Billing
+
+        return Billing(self.line, self._manner, awaits=self.is_async)
+
+    @cached_property
+    def admin(self) -> Admin[K]:
+        from tidemill.client.admin import Admin
+
+        return Admin(self.line, self._manner, awaits=self.is_async)
 
 
 def _address(url: str | None, api_key: str | None, token: str | None, timeout: float) -> Address:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
 from tidemill.client.effects import Flow, Item, Now, Outgoing, Read, Sleep, Steps, last
 from tidemill.client.errors import ClientError, LaunchFailed, NotFound, WaitedTooLong
 from tidemill.client.kinds import K, context, operation, stream
-from tidemill.client.orders import compose
 from tidemill.client.sending import opened
 from tidemill.client.service import Service
 from tidemill.client.subject import Amount, Subject, pages
 from tidemill.model.lifecycle import State
-from tidemill.wire.accounts import EmptyRequest
-from tidemill.wire.billing import UsageRow
-from tidemill.wire.catalogue import ImageListAnswer, StockAnswer
 from tidemill.wire.instances import (
     EventRow,
     EventsAnswer,
@@ -29,11 +25,14 @@ from tidemill.wire.instances import (
     InstanceRow,
     StartRequest,
 )
-from tidemill.wire.launch import LaunchRequest
 from tidemill.wire.pages import PAGE_SIZE_MOST, Pager
-from tidemill.wire.quote import QuoteAnswer, QuoteInfo
 
-Order: TypeAlias = LaunchRequest | Mapping[str, Any]
+if TYPE_CHECKING:  # at run time they are imported by the calls that need them
+    from tidemill.wire.billing import UsageRow
+    from tidemill.wire.launch import LaunchRequest
+    from tidemill.wire.quote import QuoteInfo
+
+Order: TypeAlias = "LaunchRequest | Mapping[str, Any]"
 
 # Statuses that an instance stays in until somebody asks for something, or time or money does.
 SETTLED = frozenset(
@@ -96,6 +95,10 @@ class Instances(Subject[K]):
 
         Raises Unknown, Refused, NoAnswer.
         """
+        from tidemill.client.orders import compose
+        from tidemill.wire.accounts import EmptyRequest
+        from tidemill.wire.catalogue import ImageListAnswer, StockAnswer
+
         stock = yield from self._post(
             "/api/resource/user/instance/list", StockAnswer, EmptyRequest(), repeatable=True
         )
@@ -127,10 +130,12 @@ class Instances(Subject[K]):
     @operation
     def quote(self, order: Order) -> Steps[QuoteInfo]:
         """What a launch would cost, after every check of it, and without it. Raises Refused."""
+        from tidemill.wire.quote import QuoteAnswer
+
         asked: Order = (
-            order.model_copy(update={"dryRun": True})
-            if isinstance(order, LaunchRequest)
-            else {**order, "dryRun": True}
+            {**order, "dryRun": True}
+            if isinstance(order, Mapping)
+            else order.model_copy(update={"dryRun": True})
         )
         answer = yield from self._post("/api/instance/create", QuoteAnswer, asked, repeatable=True)
         return answer.quote
@@ -197,6 +202,8 @@ class Instances(Subject[K]):
     @operation
     def quote_start(self, instance_id: str) -> Steps[QuoteInfo]:
         """What a start would cost, without it. Raises Refused."""
+        from tidemill.wire.quote import QuoteAnswer
+
         asked = StartRequest(instanceId=instance_id, dryRun=True)
         answer = yield from self._post("/api/instance/start", QuoteAnswer, asked, repeatable=True)
         return answer.quote
@@ -254,6 +261,8 @@ class Instances(Subject[K]):
     @operation
     def usage(self, instance_id: str) -> Steps[UsageRow]:
         """How long an instance ran, and what it cost so far."""
+        from tidemill.wire.billing import UsageRow
+
         return (yield from self._get(f"/api/instance/{instance_id}/usage", UsageRow))
 
     @stream
