@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from tidemill.cli.lazy import Command
 
+DAILY = "Daily"
+ACCOUNT = "Account"
 HERE = "This command"
 OPERATOR = "Operator, on the server's machine"
 
 COMMANDS = (
+    Command("ls", "tidemill.cli.instances:ls", DAILY, "List your instances, the newest first."),
+    Command(
+        "login",
+        "tidemill.cli.account:login",
+        ACCOUNT,
+        "Log in at a server, which is the current one from then on.",
+    ),
+    Command("logout", "tidemill.cli.account:logout", ACCOUNT, "Forget how one is known at a server."),
+    Command(
+        "me",
+        "tidemill.cli.account:me",
+        ACCOUNT,
+        "Show whose account it is, and what the credential in use may do.",
+        ("whoami",),
+    ),
     Command("config", "tidemill.cli.config:app", HERE, "The servers that this command knows, by name."),
+    Command("completion", "tidemill.cli.completion:completion", HERE, "Print the shell's completion."),
     *(
         Command(name, f"tidemill.operate.{target}", OPERATOR, help)
         for name, target, help in (

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tidemill.__main__ import app
 from tidemill.cli import failures
 from tidemill.cli.lazy import Command, loaded
+from tidemill.client import errors
 from tidemill.commands import COMMANDS
 
 HEAVY = {
@@ -89,6 +90,7 @@ def test_an_error_of_nobodys_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_exit_code_has_a_meaning_and_every_ending_a_code() -> None:
     assert set(failures.MEANINGS) == set(failures.Exit)
     assert {row.code for row in failures.ENDINGS.values()} <= set(failures.Exit)
+    assert all(issubclass(getattr(errors, name), errors.ClientError) for name in failures.ENDINGS)
 
 
 def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

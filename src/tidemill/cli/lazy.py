@@ -5,6 +5,7 @@ Help and completion of the group are written from the table, so that neither loa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typer._click.shell_completion import CompletionItem
     from typer.core import TyperOption
 
+COMPLETION = "_TIDEMILL_COMPLETE"  # set by the shell's completion that Typer wrote
 HELP = ("-h", "--help")
 
 
@@ -105,6 +107,13 @@ class LazyGroup(NounGroup):
             rows = [(row.name.ljust(widest), row.help) for row in self.table if row.panel == panel]
             with formatter.section(panel):
                 formatter.write_dl(rows)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if COMPLETION in os.environ:
+            from tidemill.cli import completion
+
+            completion.prepared()
+        return super().main(*args, **extra)
 
     def shell_complete(self, ctx: Context, incomplete: str) -> list[CompletionItem]:
         from typer._click.shell_completion import CompletionItem

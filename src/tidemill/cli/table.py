@@ -16,7 +16,7 @@ GAP = "  "
 LEAST = 6  # characters that a column keeps when the terminal is narrow
 CUT = "…"
 
-# The colour that a word has wherever it is shown; what is not here has none.
+# The colour that a word has wherever it begins a cell; what is not here has none.
 COLOURS: Mapping[str, str] = {
     "Running": "32",
     "InStock": "32",
@@ -101,7 +101,7 @@ def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
     for cell, column, width in zip(cells, columns, widths, strict=True):
         text = _cut(cell, width)
         pad = " " * (width - wide(text))
-        code = COLOURS.get(cell, "") if colour is None else colour
+        code = COLOURS.get(cell.partition(" ")[0], "") if colour is None else colour
         shown = f"\x1b[{code}m{text}\x1b[0m" if code else text
         found.append(pad + shown if column.right else shown + pad)
     return GAP.join(found).rstrip()
