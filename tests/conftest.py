@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +13,13 @@ import hypothesis
 import pytest
 
 from tests.postgres import NoPostgres, PostgresServer, postgres_server
+from tests.stages import pytest_runtest_makereport, pytest_runtest_setup, pytest_terminal_summary
 from tests.stock import HandClock, Stocked, stock
+from tidemill.guest.build import build
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
+
+__all__ = ["pytest_runtest_makereport", "pytest_runtest_setup", "pytest_terminal_summary"]
 
 # No example is late or slow to be drawn: how long one takes says something of the machine alone.
 hypothesis.settings.register_profile(
@@ -58,6 +64,19 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     migrate(made)
     made.close()
     return file
+
+
+@pytest.fixture(scope="session")
+def guest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a built guest, one for all workers: building takes seconds, and nobody changes it."""
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent
+    folder = top / "guest"
+    with (top / "guest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build(folder)
+    return folder
 
 
 @pytest.fixture

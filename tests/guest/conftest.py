@@ -18,8 +18,8 @@ from tidemill.guest.installed import InstalledGuest
 
 
 @pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> InstalledGuest:
-    return InstalledGuest(build(tmp_path_factory.mktemp("guest")))
+def guest(guest_folder: Path) -> InstalledGuest:
+    return InstalledGuest(build(guest_folder))
 
 
 @pytest.fixture(scope="session")

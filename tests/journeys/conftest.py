@@ -16,19 +16,16 @@ from tests.journeys.visiting import Person
 from tests.postgres import PostgresServer
 
 from tidemill.guest.base_image import ensure
-from tidemill.guest.build import build
 
 LOG_CHARACTERS = 12_000
 alive = pytest.StashKey[list[Server]]()
 
 
 @pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def guest(guest_folder: Path) -> Path:
     """A folder with a built guest, and the base image in the engine."""
     ensure()
-    folder = tmp_path_factory.mktemp("guest")
-    build(folder)
-    return folder
+    return guest_folder
 
 
 @pytest.fixture(scope="module")

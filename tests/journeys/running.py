@@ -1,7 +1,7 @@
 """A deployment of its own: data folder, settings, server process, accounts, and what it may leave behind.
 
-Everything goes the way an operator goes: ``tidemill init`` and ``tidemill serve`` as processes, the
-API over HTTP. Only a second user is written into the store, since that has no command yet.
+Everything goes the way an operator goes: ``tidemill serve`` as a process, the API over HTTP. Only the
+folder is made and a second user written into the store by what the commands call.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from tests.journeys.waiting import until
 from tests.stock import MONEY, pay_in
 
 from tidemill.actions.passwords import hash_password
+from tidemill.clock import SystemClock
+from tidemill.deployment import initialise
+from tidemill.settings import load
 from tidemill.store import accounts
 from tidemill.store.database import Database
 
@@ -214,7 +217,8 @@ class Server:
             **self.settings,
         }
         self.configure()
-        self.tidemill("init")
+        own = load(self.folder / "tidemill.toml", {"data_dir": self.folder}, {})
+        initialise(own, SystemClock())  # what `tidemill init` does, without a process that imports everything
 
     @property
     def url(self) -> str:

@@ -10,15 +10,6 @@ from tests.journeys.engine_proxy import EngineProxy
 from tests.journeys.visiting import Person
 from tests.kills.engine import OwnEngine
 
-from tidemill.guest.build import build
-
-
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("guest")
-    build(folder)
-    return folder
-
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[OwnEngine]:

@@ -28,9 +28,9 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def server(
-    engine: OwnEngine, proxy: EngineProxy, guest: Path, tmp_path: Path, database: str
+    engine: OwnEngine, proxy: EngineProxy, guest_folder: Path, tmp_path: Path, database: str
 ) -> Iterator[Server]:
-    made = server_on(engine, proxy, tmp_path / "data", guest, database)
+    made = server_on(engine, proxy, tmp_path / "data", guest_folder, database)
     try:
         yield made
     finally:
