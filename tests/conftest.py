@@ -122,7 +122,19 @@ def stocked(database: Database, clock: HandClock) -> Stocked:
     return stock(database, clock)
 
 
+LONGEST = ("test_kills.py", "test_planted.py", "test_seeds.py", "test_up_journey.py")  # minutes, each of them
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long first: at the end no worker waits for another's."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    marked = {
+        mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "docker")
+    }
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name in LONGEST:
+            return LONGEST.index(item.path.name)
+        longer = (item.path in marked["slow"], item.path in marked["docker"])
+        return len(LONGEST) + (not longer[0]) + (not any(longer))
+
+    items.sort(key=turn)

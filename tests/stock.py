@@ -122,16 +122,16 @@ def pay_in(connection: Connection, user_id: str, amount: int, at: datetime, id: 
 def stock(database: Database, clock: HandClock) -> Stocked:
     """Put the catalogue, the node and the users into an empty database."""
 
-    def user(name: str) -> User:
-        def work(connection: Connection) -> User:
-            made = accounts.create_user(
-                connection, username=name, password_hash="never", is_admin=False, now=clock.now()
-            )
-            pay_in(connection, made.id, MONEY, clock.now())
-            return made
+    def user(connection: Connection, name: str) -> User:
+        made = accounts.create_user(
+            connection, username=name, password_hash="never", is_admin=False, now=clock.now()
+        )
+        pay_in(connection, made.id, MONEY, clock.now())
+        return made
 
-        return database.run(work)
+    def work(connection: Connection) -> Stocked:
+        offer(connection, [CPU_TYPE, GPU_TYPE])
+        nodes.register(connection, REGION.id, [NODE])
+        return Stocked(database, user(connection, "alice"), user(connection, "bob"))
 
-    database.run(lambda connection: offer(connection, [CPU_TYPE, GPU_TYPE]))
-    database.run(lambda connection: nodes.register(connection, REGION.id, [NODE]))
-    return Stocked(database, user("alice"), user("bob"))
+    return database.run(work)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.api.served import Served, served
+from tests.cheap_passwords import CHEAP, cost
 from tests.stock import HandClock, Stocked
 
 from tidemill.actions.tokens import add_key
@@ -18,6 +19,13 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     add_key(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """What is dear on purpose is not what is tried here: most of these tests log in, some many times."""
+    with cost(CHEAP):
+        yield
 
 
 @pytest.fixture

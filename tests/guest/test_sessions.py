@@ -159,7 +159,7 @@ def test_notices_greet_whoever_comes_in(instance: Instance) -> None:
     notices.write_text(lines)
     notices.chmod(0o600)
     try:
-        wait_until(lambda: told() == lines, "programs are told", seconds=5)
+        wait_until(lambda: told() == lines, "programs are told")
         assert instance.say("/.tidemill/bin/busybox stat -c %a /run/tm /run/tm/notices") == "755\n644\n"
         with Terminal(instance.ssh_command("-tt")) as terminal:
             first = rf"\*\* it lasts for \* less than an hour \(told at {since}\)"
@@ -167,10 +167,10 @@ def test_notices_greet_whoever_comes_in(instance: Instance) -> None:
         assert instance.say("true") == ""
         assert instance.ssh("-T", input=b"exit\n").stdout == b""
         instance.say("/.tidemill/bin/busybox rm -r /run/tm")
-        wait_until(lambda: told() == lines, "programs are told again", seconds=5)
+        wait_until(lambda: told() == lines, "programs are told again")
     finally:
         notices.unlink()
-    wait_until(lambda: told() == "", "nothing is told any more", seconds=5)
+    wait_until(lambda: told() == "", "nothing is told any more")
     with Terminal(instance.ssh_command("-tt")) as terminal:
         terminal.type("echo rea''dy; exit\r")
         terminal.expect("ready")

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+LEAST = 60.0  # seconds: whoever waits for less has a machine of their own in mind
 
 
 def until(what: str, probe: Callable[[], T], seconds: float = 30.0, pause: float = 0.1) -> T:
     """The first true value of ``probe``. Raises AssertionError, with the last value, when there is none."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + max(seconds, LEAST)
     while True:
         value = probe()
         if value:

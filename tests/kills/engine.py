@@ -23,7 +23,7 @@ from typing import Any
 from tests.journeys.waiting import until
 
 IMAGE = "tidemill-test-kills/image:1"
-STARTS_WITHIN = 60.0
+STARTS_WITHIN = 120.0
 
 
 class OwnEngine:
@@ -183,7 +183,7 @@ class OwnEngine:
         for pid in self._started():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until("all that it started has ended", lambda: not self._started(), 10)
+        until("all that it started has ended", lambda: not self._started(), 40)
         for mount in reversed(mounts_below(self.folder)):
             subprocess.run(["umount", "--lazy", mount], check=False)
         # The cable goes with the network; but that lives on while anything is still in it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.kills.troubles import START_SECONDS, Place, Trouble
 from tests.kills.whole import Machine
 
 CLIENTS = 8
+GONE_WITHIN = 60.0
 SETTINGS = {
     "restart_pause_most": 3,
     "cpu_overcommit": 64,
@@ -113,15 +114,15 @@ def compare(
     if _give_lost_ports_back(server, engine, rows, ledger):
         rows = whole.settle(tenants, ledger)
     bystanders = ledger.bystanders(rows)
+    owners = {row["instanceMetadata"]["userId"] for row in rows.values()}
+    wanted = {f"tidemill-{server.deployment}-{owner}" for owner in owners}
 
     def strangers() -> list[str]:
         there = Machine.of(server, engine, bystanders)
-        return there.strange(server.deployment) + sorted(there.seen(server.deployment).keys() - rows.keys())
+        unknown = there.seen(server.deployment).keys() - rows.keys()
+        return there.strange(server.deployment) + sorted(unknown | (there.networks - wanted))
 
-    try:
-        until("strangers are gone", lambda: not strangers(), 60)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {strangers()}") from None
+    _gone("strangers are gone", strangers, lambda: _count_endpoints_again(server, engine, ledger, wanted))
     findings = list(whole.promises(tenants, ledger, rows))
     assert server.stop() == 0
     found = Machine.of(server, engine, bystanders)  # with no server there, so that nothing is under way
@@ -148,18 +149,11 @@ def compare(
     server.terminate_all(*tenants)
     for order in ledger.orders:
         order.asked = "gone"
-    last: list[str] = []
-
-    def all_gone() -> bool:
-        last[:] = whole.nothing(Machine.of(server, engine, ledger.bystanders()))
-        return not last
-
-    try:
-        until("nothing is left", all_gone, 30)
-    except AssertionError as error:
-        if not _count_endpoints_again(server, engine, ledger):
-            raise AssertionError(f"{error}: {last}") from None
-        until("nothing is left", all_gone, 30)
+    _gone(
+        "nothing is left",
+        lambda: list(whole.nothing(Machine.of(server, engine, ledger.bystanders()))),
+        lambda: _count_endpoints_again(server, engine, ledger, set()),
+    )
     there = {row["Names"] for row in engine.rows("ps", "--all")}
     lost = [name for name, each in ledger.bystanders().items() if each.is_made and name not in there]
     assert not lost, f"containers of others were removed: {lost}"
@@ -185,17 +179,34 @@ def _give_lost_ports_back(
     return True
 
 
-def _count_endpoints_again(server: Server, engine: OwnEngine, ledger: Ledger) -> bool:
+def _gone(what: str, left: Callable[[], list[str]], help_on: Callable[[], bool]) -> None:
+    """Wait until there is nothing left; once more if that helps on."""
+    last: list[str] = []
+
+    def all_gone() -> bool:
+        last[:] = left()
+        return not last
+
+    try:
+        until(what, all_gone, GONE_WITHIN)
+    except AssertionError as error:
+        if not help_on():
+            raise AssertionError(f"{error}: {last}") from None
+        until(f"{what} with the engine started once more", all_gone, GONE_WITHIN)
+
+
+def _count_endpoints_again(server: Server, engine: OwnEngine, ledger: Ledger, wanted: set[str]) -> bool:
     """Start an engine once more that counts endpoints of networks that have none; whether it had any.
 
     Docker that is asked to remove a container in the middle of its start may count its endpoint for ever, and
     refuses to remove the network until it is started the next time ("inconsistent endpoint_cnt" in its log).
     """
-    stuck = Machine.of(server, engine).networks
-    for name in stuck:
-        (network,) = json.loads(engine.docker("network", "inspect", name))
+    stuck = Machine.of(server, engine).networks - wanted
+    for name in sorted(stuck):
+        code, said = engine.try_docker("network", "inspect", name)
+        members = json.loads(said)[0]["Containers"] if code == 0 else {}
         code, said = engine.try_docker("network", "rm", name)
-        if network["Containers"] or code == 0 or "active endpoints" not in said:
+        if members or code == 0 or "active endpoints" not in said:
             return False
     ledger.counted["networks that the engine could not remove"] += len(stuck)
     engine.kill()

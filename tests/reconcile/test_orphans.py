@@ -387,7 +387,7 @@ async def test_the_end_of_a_loop_lets_go_of_what_is_being_removed(keeping: tuple
     task = asyncio.create_task(loop.run())
     await asyncio.sleep(0)
     task.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.gather(task, return_exceptions=True)
     assert not loop._orphans.busy
 

@@ -23,7 +23,7 @@ from tests.servers.cluster import Member, cluster
 from tidemill.actions import logs
 from tidemill.drivers.contract import Unreachable
 
-BOUND = 12.0  # the server's own is 10; other tests may have the processor
+BOUND = 30.0  # the server's own is 10; other tests may have the processor
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_second_signal_ends_it_at_once(server: Member) -> None:
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=BOUND) == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8, "it waits for what cannot be finished"
 
 
 def test_a_signal_while_it_starts_ends_it_too(server: Member) -> None:
@@ -171,7 +171,7 @@ def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
             send(each, signal.SIGSTOP)
         try:
             began = time.monotonic()
-            assert server.stop(signal.SIGTERM, seconds=20) in {0, 1}
+            assert server.stop(signal.SIGTERM, seconds=BOUND) in {0, 1}
             assert time.monotonic() - began < BOUND
         finally:
             for each in (*children, pid):
@@ -214,7 +214,7 @@ async def test_a_log_that_is_followed_ends_with_its_server(
     reader = logs._chained(first, rest, stopping)
     got = [await anext(reader)]
     asyncio.get_running_loop().call_later(0.1, stopping.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         got += [chunk async for chunk in reader]
     assert last in got[-1].decode()
     await rest.aclose()
@@ -233,6 +233,6 @@ async def test_a_log_that_never_pauses_ends_with_its_server(monkeypatch: pytest.
     rest = endless()
     reader = logs._chained(asyncio.ensure_future(anext(rest, b"")), rest, stopping)
     stopping.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         got = [chunk async for chunk in reader]
     assert "the server is stopping" in got[-1].decode()

@@ -14,7 +14,8 @@ from tests.journeys.running import Tenant
 from tests.journeys.waiting import until
 from tests.servers.cluster import Cluster, cluster, launch_many, overlaps, read_diary
 
-SECONDS = 40.0  # generous: other tests may have the processor
+SECONDS = 60.0  # generous: other tests may have the processor
+RUNG = 25.0  # seconds: who is not rung comes by after thirty
 
 
 @pytest.fixture
@@ -37,10 +38,12 @@ def test_the_bell_reaches_the_loop_of_another_process_at_once(servers: Cluster) 
     for _ in range(3):
         began = time.monotonic()
         id = tenant.launch(type="tiny")
-        tenant.wait(id, "Running", 10)
-        assert time.monotonic() - began < 10
+        tenant.wait(id, "Running")
+        assert time.monotonic() - began < RUNG
+        began = time.monotonic()
         tenant.do("terminate", id)
-        tenant.wait(id, "Released", 10)
+        tenant.wait(id, "Released")
+        assert time.monotonic() - began < RUNG
 
 
 def test_who_listens_hears_again_after_the_line_was_cut(servers: Cluster, postgres_url: str) -> None:
@@ -62,7 +65,9 @@ def test_who_listens_hears_again_after_the_line_was_cut(servers: Cluster, postgr
         engine.dispose()
     assert cut >= 2
     id = until("a launch is accepted", lambda: launch_if_possible(tenant), 20)
-    tenant.wait(id, "Running", 15)
+    began = time.monotonic()
+    tenant.wait(id, "Running")
+    assert time.monotonic() - began < RUNG
 
 
 def launch_if_possible(tenant: Tenant) -> str:
@@ -90,7 +95,7 @@ def test_of_three_servers_one_is_killed_and_the_others_carry_on(servers: Cluster
     accepted = time.monotonic()
     tenant = next(tenant for tenant in tenants if tenant.server is not victim)
     until("all of them run", lambda: all_are(tenant, "Running", 60), SECONDS)
-    assert time.monotonic() - max(accepted, deaths[pid]) < 20
+    assert time.monotonic() - max(accepted, deaths[pid]) < SECONDS
     calls = read_diary(servers.diary)
     assert len({call.process for call in calls}) == 3
     assert overlaps(calls, deaths) == []

@@ -16,8 +16,21 @@ pytestmark = pytest.mark.slow
 
 FIRST = 20_000
 WITHIN = 400  # as many as scripts/test runs
-# A bug that took more seeds, and how many: asked first, so that nobody waits for the others.
-RARE = {"settles_over_what_was_asked": 529}
+# Bugs that took more than a few seeds, and which one found each: that is asked first, so that nobody waits
+# for the others. One that finds its bug no longer, since stories are drawn otherwise, costs nothing else.
+KNOWN = {
+    "settles_over_what_was_asked": 529,
+    "looks_before_it_claims": 72,
+    "restarts_under_the_same_number": 35,
+    "forgets_changed_keys": 24,
+    "forgets_the_reservation_on_start": 20,
+    "counts_an_overdue_removal_as_done": 19,
+    "forgets_the_version_check": 15,
+    "bills_until_it_was_noticed": 11,
+    "trusts_an_observation_of_an_older_start": 10,
+    "releases_devices_of_the_failed_at_once": 9,
+    "never_takes_over": 7,
+}
 
 
 def find(known: int = 1) -> tuple[int, Outcome]:
@@ -36,7 +49,7 @@ def test_is_found(
     record_property: Callable[[str, object], None],
 ) -> None:
     bug(monkeypatch)
-    taken, outcome = find(RARE.get(bug.__name__, 1))
+    taken, outcome = find(KNOWN.get(bug.__name__, 1))
     record_property("seeds", taken)
     print(f"{bug.__name__}: found in {taken} seeds: {outcome.wrong[0]}")
 

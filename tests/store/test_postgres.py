@@ -193,7 +193,7 @@ async def test_a_commit_without_an_answer_is_said_to_be_unknown_and_never_made_t
     with pytest.raises(Unavailable, match="not known") as raised:
         await far.write(work)
     assert raised.value.code == "outcomeUnknown"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while done and not await far.read(names):  # the server may be at it still
             await asyncio.sleep(0.01)
     assert (runs, await far.read(names)) == (1, {"run 1"} if done else set())

@@ -28,7 +28,9 @@ class Failure(Answer):
 
 
 class NotLoggedIn(Answer):
-    """Status 401; ``error`` is there where it is not just the token."""
+    """Status 401; ``error`` is there where it is not just the token: the one field that we may leave out."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
     code: int
     message: str

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,7 +161,8 @@ class World:
         ]
 
     def left_over(self) -> dict[str, object]:
-        """Everything of this deployment that the machine still has."""
+        """Everything of this deployment that the machine still has, a moment after: see :meth:`_let_go`."""
+        self._let_go()
         files = [str(path) for path in self.data_dir.rglob("*") if path.parent != self.data_dir]
         found: dict[str, list[str]] = {
             "containers": self.containers(),
@@ -172,6 +174,12 @@ class World:
             "files": files,
         }
         return {kind: things for kind, things in found.items() if things}
+
+    def _let_go(self) -> None:
+        """The kernel lets a loop device go by itself, some time after its last mount went."""
+        deadline = time.monotonic() + SECONDS
+        while not self.mounts() and self.loop_devices() and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     async def clean_up(self) -> None:
         for driver in self.drivers:
