@@ -18,6 +18,7 @@ from tests.cheap_passwords import CHEAP
 from tests.stock import CPU_TYPE, IMAGE, REGION, HandClock, Stocked
 
 from tidemill.actions.context import Context
+from tidemill.actions.news import News
 from tidemill.actions.tokens import Tokens
 from tidemill.api.app import create_app
 from tidemill.drivers.simulated.driver import SimulatedDriver
@@ -128,6 +129,7 @@ async def served(stocked: Stocked, clock: HandClock, keys: Path, **settings: Any
         settings=Settings(**settings),
         tokens=_tokens(keys),
         drivers={REGION.id: driver},
+        news=News(stocked.database),
     )
     app = _with_routes(create_app(context), context.settings.role)
     transport = httpx.ASGITransport(app, client=("198.51.100.7", 1))

@@ -94,6 +94,7 @@ def test_schemathesis_finds_nothing(server: Running, way: str, tmp_path: Path) -
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/api/openapi.json"),
             *("--header", headers[way], "--checks", ",".join(CHECKS), "--exclude-path", "/api/user/logout"),
+            *("--exclude-path", "/api/events"),  # has no end: tests/api/test_events.py
             *(
                 "--phases",
                 PHASES[way],

@@ -21,6 +21,7 @@ from tests.reconcile.house import NODE, settle
 from tests.stock import REGION, START, HandClock, Stocked
 
 from tidemill.actions.context import Context
+from tidemill.actions.news import News
 from tidemill.drivers.contract import Workload
 from tidemill.drivers.simulated.dials import Dials
 from tidemill.drivers.simulated.driver import SimulatedDriver
@@ -65,6 +66,7 @@ class Process:
             settings=house.settings,
             tokens=cast(Any, None),  # nobody signs in here
             drivers={REGION.id: driver},
+            news=News(database),
         )
         self.loop = Loop(
             database=database,

@@ -19,6 +19,7 @@ from tests.stock import Stocked
 
 from tidemill.actions.ask import ask
 from tidemill.actions.context import Context
+from tidemill.actions.news import News
 from tidemill.drivers.simulated.driver import SimulatedDriver
 from tidemill.model.errors import Conflict, NotFound, OutOfStock
 from tidemill.model.lifecycle import Event, State
@@ -93,6 +94,7 @@ async def _intrude(house: House, intruder: Event | str) -> None:
             settings=house.settings,
             tokens=house.process.context.tokens,
             drivers={},
+            news=News(house.database),
         )
         with suppress(Conflict, NotFound, OutOfStock):
             await ask(context, house.caller(), id, intruder)

@@ -18,6 +18,7 @@ from tests.simulation.store import Call, Manner, Shelf, SimulatedDatabase
 from tests.simulation.story import Story
 from tests.simulation.virtual import ACTOR, Actor, VirtualLoop
 from tidemill.actions.context import Context
+from tidemill.actions.news import News
 from tidemill.drivers.contract import DriverError, Workload
 from tidemill.drivers.simulated.dials import Call as EngineCall
 from tidemill.drivers.simulated.dials import DialFor
@@ -214,13 +215,15 @@ class Server:
         driver = ServersDriver(world, world.dial_for(self._number), actor, world.asking)
         others: Any = None if self._is_alone else SimulatedBell(world.bell, actor.name)
         bells = Bells([REGION.id] if self.runs_loops else [], others, self.clock)
+        database = SimulatedDatabase(world.shelf, world.manner_for(self._number))
         context = Context(
-            database=SimulatedDatabase(world.shelf, world.manner_for(self._number)),
+            database=database,
             clock=self.clock,
             wake=bells,
             settings=self.settings,
             tokens=None,  # type: ignore[arg-type]  # nobody logs in
             drivers={REGION.id: driver},
+            news=News(database),
             metrics=Metrics(),
         )
         self.life = life = Life(actor, variables, context, driver, bells)

@@ -20,6 +20,7 @@ from tests.stock import CPU_TYPE, GPU_TYPE, NODE, REGION, HandClock, Stocked
 from tidemill.actions.ask import ask
 from tidemill.actions.context import Context
 from tidemill.actions.launch import launch
+from tidemill.actions.news import News
 from tidemill.actions.throttle import Throttle
 from tidemill.model.account import Caller, User
 from tidemill.model.errors import Conflict, Forbidden, OutOfStock, TooManyAttempts, Unavailable
@@ -88,6 +89,7 @@ async def servers(stocked: Stocked, database_url: str, clock: HandClock) -> Asyn
             settings=Settings(),
             tokens=None,  # type: ignore[arg-type] - nobody logs in
             drivers={},
+            news=News(database),
         )
         for database in (stocked.database, other)
     ]

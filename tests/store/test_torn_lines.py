@@ -19,6 +19,7 @@ from tests.store.line import Line
 from tidemill.actions.ask import ask
 from tidemill.actions.context import Context
 from tidemill.actions.launch import launch
+from tidemill.actions.news import News
 from tidemill.model.account import Caller
 from tidemill.model.errors import NotFound, OutOfStock, Unavailable
 from tidemill.model.lifecycle import Event, State
@@ -91,6 +92,7 @@ async def test_every_key_is_one_instance_and_everything_adds_up(
             settings=Settings(),
             tokens=None,  # type: ignore[arg-type] - nobody logs in
             drivers={},
+            news=News(database),
         )
         for database in databases
     ]

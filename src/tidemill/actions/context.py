@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidemill.actions.news import News
 from tidemill.actions.tokens import Tokens
 from tidemill.clock import Clock
 from tidemill.drivers.contract import Driver
@@ -26,5 +27,6 @@ class Context:
     settings: Settings
     tokens: Tokens
     drivers: Mapping[str, Driver]
+    news: News
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -50,23 +50,24 @@ def failure(status: int, content: Mapping[str, object], headers: Mapping[str, st
     )
 
 
-def query_flag(request: Request, name: str) -> bool:
-    """A query parameter that is ``true`` or ``false``; absent is false. Raises Invalid."""
-    value = request.query_params.get(name, "false")
-    if value not in {"true", "false"}:
+def query_flag(request: Request, name: str, *, default: bool = False) -> bool:
+    """A query parameter that is ``true`` or ``false``. Raises Invalid."""
+    value = request.query_params.get(name)
+    if value not in {"true", "false", None}:
         raise Invalid(f'query parameter "{name}" must be true or false', code="invalidQuery")
-    return value == "true"
+    return default if value is None else value == "true"
 
 
 def query_count(request: Request, name: str, default: int | None, most: int = LARGEST) -> int | None:
     """A query parameter that is a whole number from 0 to ``most``. Raises Invalid."""
     value = request.query_params.get(name)
-    if value is None:
-        return default
+    return default if value is None else count_of(value, f'query parameter "{name}"', most)
+
+
+def count_of(value: str, what: str, most: int = LARGEST) -> int:
+    """A whole number from 0 to ``most``. Raises Invalid, which says ``what`` it was."""
     if not (value.isascii() and value.isdecimal() and len(value) <= 20 and int(value) <= most):
-        raise Invalid(
-            f'query parameter "{name}" must be a whole number from 0 to {most}', code="invalidQuery"
-        )
+        raise Invalid(f"{what} must be a whole number from 0 to {most}", code="invalidQuery")
     return int(value)
 
 

@@ -18,6 +18,7 @@ from tidemill.api import (
     billing,
     caps,
     catalogue,
+    events,
     health,
     instances,
     metrics,
@@ -53,7 +54,7 @@ STATUS: dict[type[TidemillError], int] = {
     TooManyAttempts: 429,
     Unavailable: 503,
 }
-WHOLE = (instances, accounts, apikeys, sshkeys, catalogue, billing, caps, admin, health, metrics)
+WHOLE = (instances, events, accounts, apikeys, sshkeys, catalogue, billing, caps, admin, health, metrics)
 WATCHED = (health, metrics)  # what a server without the API answers to those who watch it
 NOT_LOGGED_IN: dict[str, object] = {"code": -1, "message": str(Unauthenticated())}
 

@@ -17,6 +17,7 @@ import structlog
 
 from tidemill import logs
 from tidemill.actions.context import Context
+from tidemill.actions.news import News
 from tidemill.actions.tokens import Tokens
 from tidemill.api.app import create_app
 from tidemill.catalogue import Tables
@@ -38,13 +39,13 @@ from tidemill.reconcile.billing import Billing
 from tidemill.reconcile.loop import Loop
 from tidemill.reconcile.presence import Presence
 from tidemill.server import offering, together
-from tidemill.server.bells import Bells
+from tidemill.server.bells import Bells, NewsBells
 from tidemill.server.engines import engine_of, make_drivers
 from tidemill.server.stopping import Stopping
 from tidemill.server.web import Web, listening
 from tidemill.settings import Configuration, Settings
 from tidemill.store import servers
-from tidemill.store.bell import Bell
+from tidemill.store.bell import NEWS, Bell
 from tidemill.store.database import Database
 
 log = structlog.get_logger("server")
@@ -61,6 +62,7 @@ class Server:
     context: Context
     presence: Presence
     bells: Bells
+    news_bells: NewsBells
     loops: list[Loop]
     billing: Billing
 
@@ -68,7 +70,11 @@ class Server:
         """Serve until told to stop, then finish what is under way. Raises Misconfigured."""
         settings = self.context.settings
         web = Web(create_app(self.context), listening(settings.host, settings.port))
-        background = [asyncio.create_task(self.presence.run()), asyncio.create_task(self.bells.run())]
+        background = [
+            asyncio.create_task(self.presence.run()),
+            asyncio.create_task(self.bells.run()),
+            asyncio.create_task(self.news_bells.run()),
+        ]
         if self.loops:
             background.append(asyncio.create_task(self.billing.run(), name="billing"))
         loops = [asyncio.create_task(loop.run(), name="reconcile") for loop in self.loops]
@@ -142,6 +148,10 @@ async def _put_together(
         await offering.publish(database, settings, tables, regions, drivers, given, presence.id, clock.now())
     others = None if database.is_sqlite else Bell(database, presence.name)
     bells = Bells([region.id for region in regions] if runs_loops else [], others, clock)
+    news = News(database)
+    their_news = None if database.is_sqlite else Bell(database, presence.name, NEWS)
+    news_bells = NewsBells(news, their_news, clock)
+    database.when_recorded(news_bells.recorded)
     context = Context(
         database=database,
         clock=clock,
@@ -149,6 +159,7 @@ async def _put_together(
         settings=settings,
         tokens=tokens,
         drivers=drivers,
+        news=news,
         metrics=metrics,
     )
     loops = [
@@ -165,7 +176,8 @@ async def _put_together(
         )
         for region_id, wake in bells.of.items()
     ]
-    return Server(context, presence, bells, loops, Billing(database, clock, settings, bells, metrics))
+    billing = Billing(database, clock, settings, bells, metrics)
+    return Server(context, presence, bells, news_bells, loops, billing)
 
 
 async def _join(

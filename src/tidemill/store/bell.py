@@ -1,4 +1,4 @@
-"""The bell between the servers of one PostgreSQL: NOTIFY by whoever wrote, LISTEN by whoever works.
+"""The bells between the servers of one PostgreSQL: NOTIFY by whoever wrote, LISTEN by whoever works or tells.
 
 A ring carries no data but who rang, so that nobody is woken by themselves. It is sent right after the
 transaction that it is about and not inside of it: PostgreSQL commits transactions that notify one after
@@ -17,21 +17,23 @@ from sqlalchemy import Connection, func, select
 from tidemill.store.database import Database
 from tidemill.store.postgres import OURS
 
-CHANNEL = "tidemill"
+WORK = "tidemill"  # there may be something to do
+NEWS = "tidemill_news"  # something was recorded
 
 
 class Bell:
-    """One server's rope of the bell; ``who`` is not used by any other."""
+    """One server's rope of a bell; ``who`` is not used by any other."""
 
-    def __init__(self, database: Database, who: str) -> None:
+    def __init__(self, database: Database, who: str, channel: str = WORK) -> None:
         self._database = database
         self._who = who
+        self._channel = channel
 
     async def ring(self) -> None:
         """Wake the other servers. Raises Unavailable."""
 
         def work(connection: Connection) -> None:
-            connection.execute(select(func.pg_notify(CHANNEL, self._who)))
+            connection.execute(select(func.pg_notify(self._channel, self._who)))
 
         await self._database.write(work, durable=False)
 
@@ -41,7 +43,7 @@ class Bell:
         Raises psycopg.Error, OSError when the connection is lost or cannot be had.
         """
         async with await psycopg.AsyncConnection[Any].connect(**self._address(), autocommit=True) as line:
-            await line.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+            await line.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
             yield
             async for heard in line.notifies():
                 if heard.payload != self._who:

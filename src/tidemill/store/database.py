@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 8
 HOLDS_SECONDS = 60.0
+RECORDED = "tidemill.recorded"  # in a connection's info: its transaction wrote down an event
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -42,11 +43,16 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._backend = Sqlite(self.url) if self.is_sqlite else _postgres(self.url, connections)
         self._metrics = Metrics()
+        self._when_recorded: list[Callable[[], None]] = []
         self._failing: dict[bool, tuple[str, float]] = {}  # by durable: why, and when
 
     def count_in(self, metrics: Metrics) -> None:
         """Have transactions counted there from here on."""
         self._metrics = metrics
+
+    def when_recorded(self, ring: Callable[[], None]) -> None:
+        """Have ``ring`` called after each transaction of this process that wrote down an event."""
+        self._when_recorded.append(ring)
 
     async def write(self, work: Work[T], *, durable: bool = True) -> T:
         """Run ``work`` in a transaction; returns after it is durable. Raises what ``work`` raises.
@@ -54,13 +60,25 @@ class Database:
         What may be lost when the machine loses its power (a lease, a hint when to look again) says
         ``durable=False`` and does not wait for the disk. No process of ours that dies loses it.
         """
+        recorded = False
+
+        def noticed(connection: Connection) -> T:
+            nonlocal recorded
+            connection.info.pop(RECORDED, None)  # of whoever had the connection before, and failed
+            result = work(connection)
+            recorded = connection.info.pop(RECORDED, False)
+            return result
+
         with self._metrics.transaction("write" if durable else "relaxedWrite"):
             try:
-                result = await self._backend.write(work, durable)
+                result = await self._backend.write(noticed, durable)
             except Unavailable as error:
                 self._failing[durable] = (why_not_written(error), monotonic())
                 raise
         self._failing.pop(durable, None)
+        if recorded:
+            for ring in self._when_recorded:
+                ring()
         return result
 
     @property

@@ -18,6 +18,7 @@ from tidemill.model.notice import with_notice
 from tidemill.model.offer import ChargeMode
 from tidemill.model.placement import Need
 from tidemill.store import meters, reservations
+from tidemill.store.database import RECORDED
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import events, instances
 
@@ -271,6 +272,7 @@ def _write_event(
     reason: str,
     message: str,
 ) -> None:
+    connection.info[RECORDED] = True
     _EVENT.run(
         connection,
         {

@@ -229,6 +229,23 @@ class EventRow(Answer):
     reason: str
     message: str
 
+    @classmethod
+    def of(cls, happening: Happening) -> EventRow:
+        return cls(**cls.fields_of(happening))
+
+    @staticmethod
+    def fields_of(happening: Happening) -> dict[str, Any]:
+        return {
+            "seq": happening.seq,
+            "at": happening.at,
+            "event": happening.event,
+            "from_": wire_status(happening.from_state),
+            "to": wire_status(happening.to_state),
+            "start": happening.start,
+            "reason": happening.reason,
+            "message": happening.message,
+        }
+
 
 class EventsAnswer(Answer):
     """What happened to an instance, oldest first; ask again with ``after`` = the last ``seq``."""
@@ -237,18 +254,4 @@ class EventsAnswer(Answer):
 
     @classmethod
     def of(cls, happenings: Sequence[Happening]) -> EventsAnswer:
-        return cls(
-            events=[
-                EventRow(
-                    seq=each.seq,
-                    at=each.at,
-                    event=each.event,
-                    from_=wire_status(each.from_state),
-                    to=wire_status(each.to_state),
-                    start=each.start,
-                    reason=each.reason,
-                    message=each.message,
-                )
-                for each in happenings
-            ]
-        )
+        return cls(events=[EventRow.of(each) for each in happenings])

@@ -110,6 +110,7 @@ events = Table(
     Column("reason", String(64), nullable=False),
     Column("message", Words, nullable=False),
     Index("ix_events_instance", "instance_id", "seq"),
+    Index("ix_events_user", "user_id", "seq"),
 )
 
 launch_keys = Table(
