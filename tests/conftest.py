@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,9 +93,9 @@ def guest_folder(all_workers: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_image(all_workers: Path) -> str:
-    """The engine has the base image; making it takes a minute, once for all workers."""
-    with _alone(all_workers / "base-image.lock"):
+def base_image() -> str:
+    """The engine has the base image; making it takes a minute, once for all workers, and all other runs."""
+    with _alone(Path(tempfile.gettempdir()) / "tidemill-test-base-image.lock"):
         return ensure()
 
 
