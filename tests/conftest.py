@@ -6,7 +6,9 @@ import fcntl
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +17,7 @@ import pytest
 from tests.postgres import NoPostgres, PostgresServer, postgres_server
 from tests.stages import pytest_runtest_makereport, pytest_runtest_setup, pytest_terminal_summary
 from tests.stock import HandClock, Stocked, stock
+from tidemill.guest.base_image import ensure
 from tidemill.guest.build import build
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
@@ -66,17 +69,34 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
-def guest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a built guest, one for all workers: building takes seconds, and nobody changes it."""
-    top = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        top = top.parent
-    folder = top / "guest"
-    with (top / "guest.lock").open("w") as lock:
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """No other worker is in here meanwhile."""
+    with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        build(folder)
-    return folder
+        yield
+
+
+@pytest.fixture(scope="session")
+def all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def guest_folder(all_workers: Path) -> Path:
+    """A folder with a built guest, one for all workers: building takes seconds, and nobody changes it."""
+    with _alone(all_workers / "guest.lock"):
+        build(all_workers / "guest")
+    return all_workers / "guest"
+
+
+@pytest.fixture(scope="session")
+def base_image() -> str:
+    """The engine has the base image; making it takes a minute, once for all workers, and all other runs."""
+    with _alone(Path(tempfile.gettempdir()) / "tidemill-test-base-image.lock"):
+        return ensure()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.guest.instance import Instance, Person, docker
 
-from tidemill.guest import base_image, packages
+from tidemill.guest import packages
 from tidemill.guest.build import build
 from tidemill.guest.installed import InstalledGuest
 
@@ -63,13 +63,15 @@ def _musl_files(guest: InstalledGuest, work: Path) -> dict[str, bytes | str]:
 
 
 @pytest.fixture(scope="session")
-def images(guest: InstalledGuest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def images(
+    request: pytest.FixtureRequest, guest: InstalledGuest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], str]]:
     """From the kind of an image to its name; made when first asked for, removed at the end."""
     made: dict[str, str] = {}
 
     def image(kind: str) -> str:
         if kind == "debian":
-            return base_image.ensure()
+            return request.getfixturevalue("base_image")
         if kind not in made:
             files = {
                 "musl": lambda: _musl_files(guest, tmp_path_factory.mktemp("musl")),

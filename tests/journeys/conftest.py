@@ -15,16 +15,13 @@ from tests.journeys.running import Server
 from tests.journeys.visiting import Person
 from tests.postgres import PostgresServer
 
-from tidemill.guest.base_image import ensure
-
 LOG_CHARACTERS = 12_000
 alive = pytest.StashKey[list[Server]]()
 
 
 @pytest.fixture(scope="session")
-def guest(guest_folder: Path) -> Path:
+def guest(guest_folder: Path, base_image: str) -> Path:
     """A folder with a built guest, and the base image in the engine."""
-    ensure()
     return guest_folder
 
 

@@ -91,7 +91,7 @@ class Cloud:
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
+def cloud(base_image: str) -> Iterator[Cloud]:
     top = Path(tempfile.mkdtemp(prefix="tidemill-journey-"))
     clone = top / "clone"
     for name in run("git", "-C", REPO, "ls-files", "-co", "--exclude-standard", "-z").stdout.split("\0"):
