@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Column, Connection, Row, Table, select
 
 from tidemill.model.instance import SSH_PORT
 from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted, move
@@ -60,7 +61,7 @@ def read_books(database: Database) -> Books:
 
     def work(connection: Connection) -> Books:
         def rows(table: Any, *order: Any) -> Rows:
-            return connection.execute(select(table).order_by(*order)).all()
+            return connection.execute(_everything(table, *order)).all()
 
         return Books(
             instances={row.id: row for row in rows(schema.instances)},
@@ -76,6 +77,11 @@ def read_books(database: Database) -> Books:
         )
 
     return database.run(work)
+
+
+@cache
+def _everything(table: Table, *order: Column[Any]) -> Any:
+    return select(table).order_by(*order)
 
 
 def _by_instance(rows: Rows) -> dict[InstanceId, list[Row[Any]]]:

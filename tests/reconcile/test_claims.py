@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, update
 from tests.reconcile.house import House, settle
+from tests.stock import REGION, Stocked
 
 from tidemill.model.errors import Unavailable
 from tidemill.model.lifecycle import State
-from tidemill.store import leases
+from tidemill.store import instances, leases, servers
+from tidemill.store.schema import instances as rows
+from tidemill.store.servers import Server
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -84,3 +88,45 @@ async def test_a_pass_that_ends_in_the_middle_leaves_no_lease(
 
 async def defect() -> None:
     raise RuntimeError("a defect")
+
+
+SOON, LATER = timedelta(seconds=1), timedelta(seconds=9)
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "due", "after"),
+    [
+        (None, {}, SOON, SOON),
+        (LATER, {}, None, None),
+        (LATER, {"changed": True}, SOON, SOON),  # who changed it said nothing of when
+        (None, {"changed": True}, SOON, SOON),
+        (LATER, {"changed": True}, None, LATER),
+        (None, {"changed": True, "due": SOON}, LATER, SOON),  # who changed it wants it looked at
+        (None, {"changed": True, "due": SOON}, None, SOON),
+    ],
+)
+async def test_what_was_changed_meanwhile_is_looked_at_when_the_earlier_says(
+    stocked: Stocked,
+    house: House,
+    before: timedelta | None,
+    meanwhile: dict[str, Any],
+    due: timedelta | None,
+    after: timedelta | None,
+) -> None:
+    now, id = house.clock.now(), house.launch()
+
+    def write(connection: Connection) -> tuple[bool, Any]:
+        me = Server("me", "", "all", "", (), now, now)
+        servers.join(connection, me)
+        instances.note(connection, house.get(id, connection), due_at=now)
+        (claimed,) = leases.claim(connection, owner=me.id, now=now, region_id=REGION.id, ids=(), limit=1)
+        values = {"due_at": None if before is None else now + before}
+        connection.execute(update(rows).where(rows.c.id == id).values(values))
+        if meanwhile:
+            said = {"due_at": now + meanwhile["due"]} if "due" in meanwhile else {}
+            instances.note(connection, claimed, progress=50, **said)
+        next_due = None if due is None else now + due
+        settled = leases.settle(connection, id, me.id, claimed.version, next_due)
+        return settled, connection.execute(select(rows.c.due_at).where(rows.c.id == id)).scalar_one()
+
+    assert stocked.database.run(write) == (not meanwhile, None if after is None else now + after)

@@ -25,6 +25,8 @@ from tidemill.settings import Settings
 from tidemill.store.schema import instances, ssh_keys
 
 QUICK = 0.05  # seconds that a call takes where everything has to be done soon
+STOPPED_IN = 40  # calls: what is to be stopped in time may be late where each of them takes long
+DEAREST = 5  # the dearest costs so many times what the cheapest does
 ENDS_AT_ONCE = USER_EVENTS | {Event.UNPAID, Event.EXPIRED}
 SLACK = 0.001  # seconds: instants are kept to the microsecond
 
@@ -48,7 +50,15 @@ class Checks:
 
     def __init__(self, world: Checked) -> None:
         self._world = world
+        self._read: tuple[int, invariants.Books] | None = None
         self.clocks_are_true = True
+
+    def _books(self) -> invariants.Books:
+        """What the database holds now, read once for as long as nobody writes."""
+        shelf: Any = self._world.shelf
+        if self._read is None or self._read[0] != shelf.written:
+            self._read = (shelf.written, invariants.read_books(shelf))
+        return self._read[1]
 
     def moving(self) -> list[str]:
         """What is still to be looked at again, or is being worked on."""
@@ -70,8 +80,7 @@ class Checks:
     def at_rest(self) -> list[str]:
         """What is not as it has to be once nothing goes wrong any more."""
         world = self._world
-        shelf: Any = world.shelf
-        books = invariants.read_books(shelf)
+        books = self._books()
         with world.engine.turn():
             seen = world.engine.listing()
         found = invariants.in_database(
@@ -92,8 +101,7 @@ class Checks:
         """What was wrong at any time."""
         world = self._world
         engine = world.engine
-        shelf: Any = self._world.shelf
-        books = invariants.read_books(shelf)
+        books = self._books()
         found = [
             f"at {one.at:.3f} s {one.id} on {one.node}: {one.clash.message}" for one in engine.violations
         ]
@@ -107,8 +115,10 @@ class Checks:
         whats = Counter(act.what for act in self._world.story.acts)
         if not whats.keys() - UNEVENTFUL and self._world.story.setup.latency <= QUICK:
             found += self._prompt(books)
-        if not whats.keys() - UNEVENTFUL - BLOWS and (lost := money.written_off(world.shelf)):
-            found.append(f"{lost} micro-units were delivered that nobody could pay")
+        if not whats.keys() - UNEVENTFUL - BLOWS:
+            lost, latency = money.written_off(world.shelf), self._world.story.setup.latency
+            if lost > (0 if latency <= QUICK else STOPPED_IN * latency * DEAREST * money.SECOND):
+                found.append(f"{lost} micro-units were delivered that nobody could pay")
         blows = sum(whats[blow] for blow in BLOWS)
         is_quick = self._world.story.setup.latency <= QUICK  # else what is in time without a blow may not be
         if not whats.keys() - UNEVENTFUL - BLOWS and blows <= is_quick:

@@ -62,16 +62,26 @@ def pay(shelf: Shelf, user: int, seconds: float, which: int) -> None:
     shelf.write(work, durable=True)
 
 
+_UNPOSTED = select(meter_rows.c.id).where(
+    meter_rows.c.closed_at.is_not(None), meter_rows.c.post_at.is_not(None)
+)
+_UNSETTLED = select(holds.c.id).where(holds.c.ended_at.is_(None), holds.c.settle_at.is_not(None))
+_ACCOUNTS = ledger_accounts.alias()
+_UNPAID = select(meter_rows.c.instance_id).where(
+    meter_rows.c.closed_at.is_(None),
+    meter_rows.c.rate_most > 0,
+    meter_rows.c.kind == "compute",
+    ~exists().where(_ACCOUNTS.c.user_id == meter_rows.c.user_id, _ACCOUNTS.c.amount_micro > 0),
+)
+_POSTINGS = select(entries.c.kind, func.count(entries.c.posting_id.distinct())).group_by(entries.c.kind)
+
+
 def waiting(shelf: Shelf) -> list[str]:
     """What is still to be posted or settled."""
 
     def work(connection: Connection) -> list[str]:
-        unposted = select(meter_rows.c.id).where(
-            meter_rows.c.closed_at.is_not(None), meter_rows.c.post_at.is_not(None)
-        )
-        unsettled = select(holds.c.id).where(holds.c.ended_at.is_(None), holds.c.settle_at.is_not(None))
-        return [f"meter {id} is closed and not posted" for id in connection.execute(unposted).scalars()] + [
-            f"hold {id} is to be settled" for id in connection.execute(unsettled).scalars()
+        return [f"meter {id} is closed and not posted" for id in connection.execute(_UNPOSTED).scalars()] + [
+            f"hold {id} is to be settled" for id in connection.execute(_UNSETTLED).scalars()
         ]
 
     return shelf.read(work)
@@ -79,11 +89,7 @@ def waiting(shelf: Shelf) -> list[str]:
 
 def unpaid(shelf: Shelf) -> list[str]:
     """Who has something running that costs, and nothing to pay it with."""
-    accounts = ledger_accounts.alias()
-    has = exists().where(accounts.c.user_id == meter_rows.c.user_id, accounts.c.amount_micro > 0)
-    costs = (meter_rows.c.closed_at.is_(None), meter_rows.c.rate_most > 0, meter_rows.c.kind == "compute")
-    found = select(meter_rows.c.instance_id).where(*costs, ~has)
-    ids: list[str] = shelf.read(lambda connection: list(connection.execute(found).scalars()))
+    ids: list[str] = shelf.read(lambda connection: list(connection.execute(_UNPAID).scalars()))
     return [f"{id} runs, and there is no money left" for id in ids]
 
 
@@ -115,6 +121,5 @@ def written_off(shelf: Shelf) -> int:
 
 def counted(shelf: Shelf) -> dict[str, int]:
     """How many postings of each kind there were."""
-    many = select(entries.c.kind, func.count(entries.c.posting_id.distinct())).group_by(entries.c.kind)
-    rows: Any = shelf.read(lambda connection: connection.execute(many).all())
+    rows: Any = shelf.read(lambda connection: connection.execute(_POSTINGS).all())
     return {f"money: {kind}": number for kind, number in rows}

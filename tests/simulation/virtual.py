@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Actor:
     has_stalled: bool = False
     dies_at: int | None = None
     dying: Callable[[], None] | None = None
-    aside: list[asyncio.Handle] = field(default_factory=list[asyncio.Handle])
+    aside: list[Step] = field(default_factory=list["Step"])
 
     def die(self) -> None:
         """Nothing of it runs any more."""
@@ -44,6 +44,29 @@ class Actor:
 
 
 ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
+
+
+class Step(float):
+    """What is to be run, and when: asyncio's handle, as little of it as is used here.
+
+    It is its instant, so that the heap compares instants and nothing of ours is called for it.
+    """
+
+    __slots__ = ("args", "callback", "context", "gone")
+    callback: Callable[..., object] | None
+    args: tuple[Any, ...]
+    context: Context
+    gone: bool
+
+    def cancel(self) -> None:
+        self.gone = True
+        self.callback, self.args = None, ()
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+    def when(self) -> float:
+        return float(self)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -69,39 +92,68 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self.complaints.append(f"{context.get('message')}: {type(error).__name__}: {error}")
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
+        ready, scheduled, instant = self._ready, self._scheduled, self._instant
         if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False
+            while scheduled and scheduled[0].gone:
+                heapq.heappop(scheduled)
             if not scheduled:
                 raise NeverEnds("nothing is left to wait for")
-            self._instant = max(self._instant, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._instant:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False
-            ready.append(timer)
+            instant = self._instant = max(instant, scheduled[0].when())
+        while scheduled and scheduled[0] <= instant:
+            ready.append(heapq.heappop(scheduled))
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
+            step = ready.popleft()
+            if step.gone:
                 continue
-            actor = handle._context.get(ACTOR)
-            if actor is not None and not self._reaping and self._is_held(actor, handle):
+            context = step.context
+            actor = context.get(ACTOR)
+            if actor is not None and not self._reaping and self._is_held(actor, step):
                 continue
             self.steps += 1
-            handle._run()
+            try:
+                context.run(step.callback, *step.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                message = f"Exception in callback {step.callback!r}"
+                self.call_exception_handler({"message": message, "exception": error})
         if self.steps > STEPS_MOST and not self._reaping:
             raise NeverEnds(f"{self.steps} steps, and only {self._instant:g} s have passed")
 
     @staticmethod
-    def _is_held(actor: Actor, handle: asyncio.Handle) -> bool:
+    def _is_held(actor: Actor, step: Step) -> bool:
         """Whether this step of ``actor`` is not taken: it is dead, dies here, or stands still."""
         if not actor.dead and not actor.stalled:
             actor.steps += 1
             if actor.dies_at is None or actor.steps < actor.dies_at:
                 return False
             actor.die()
-        actor.aside.append(handle)
+        actor.aside.append(step)
         return True
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        step = self._step(0.0, callback, args, context)
+        self._ready.append(step)
+        return step
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        step = self._step(when, callback, args, context)
+        heapq.heappush(self._scheduled, step)
+        return step
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        step = self._step(self._instant + delay, callback, args, context)
+        heapq.heappush(self._scheduled, step)
+        return step
+
+    @staticmethod
+    def _step(when: float, callback: Any, args: tuple[Any, ...], context: Context | None) -> Step:
+        step = Step(when)
+        step.callback = callback
+        step.args = args
+        step.context = copy_context() if context is None else context
+        step.gone = False
+        return step
 
     def resume(self, actor: Actor) -> None:
         """A stalled actor goes on with what has come up meanwhile."""

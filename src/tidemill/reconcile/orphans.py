@@ -125,7 +125,7 @@ class Orphans:
 
     async def unwanted(self, seen: Set[InstanceId], wanted: Set[InstanceId] = frozenset()) -> Unwanted:
         """What of a listing that was made just now nobody wants. Raises Unavailable."""
-        there = {(INSTANCE, id): Trace(INSTANCE, id, id) for id in seen - wanted}
+        there = {(INSTANCE, id): Trace(INSTANCE, id, id) for id in sorted(seen - wanted)}
         shows = _shows_instances
         if isinstance(self._driver, Traces):
             try:

@@ -7,10 +7,12 @@ itself (``posted_until``, ``posted_micro``, ``posted_rest``) is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, Executable, exists, func, select, type_coerce
+from sqlalchemy import BigInteger, Column, Connection, bindparam, exists, func, select, type_coerce
 
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import (
     entries,
     events,
@@ -117,6 +119,56 @@ def _raw(column: Column[Any]) -> Any:
     return type_coerce(column, BigInteger)
 
 
+_PRICES = Prepared(
+    select(*(tariffs.c[name] for name in PriceRow._fields[:-1]), _raw(tariffs.c.valid_from)).order_by(
+        tariffs.c.id
+    )
+)
+_INSTANCES = Prepared(
+    select(
+        *(instances.c[name] for name in InstanceRow._fields[:-2]),
+        _raw(instances.c.term_ends_at),
+        _raw(regions.c.seen_at),
+    )
+    .outerjoin(regions, regions.c.id == instances.c.region_id)
+    .where(instances.c.id > bindparam("after"))
+    .order_by(instances.c.id)
+    .limit(AT_ONCE)
+)
+_EVENTS = Prepared(
+    select(events.c.instance_id, _raw(events.c.at), events.c.event, events.c.from_state, events.c.to_state)
+    .where(among(events.c.instance_id, "ids"))
+    .order_by(events.c.instance_id, events.c.seq)
+)
+_METERS = Prepared(
+    select(
+        meters.c.instance_id,
+        meters.c.id,
+        meters.c.kind,
+        meters.c.user_id,
+        _raw(meters.c.opened_at),
+        _raw(meters.c.closed_at),
+        _raw(meters.c.seen_until),
+        meters.c.post_at.is_not(None),
+    )
+    .where(among(meters.c.instance_id, "ids"))
+    .order_by(meters.c.instance_id, meters.c.id)
+)
+_HOLDS = Prepared(
+    select(
+        holds.c.instance_id,
+        holds.c.id,
+        holds.c.user_id,
+        holds.c.amount_micro,
+        holds.c.parts,
+        _raw(holds.c.held_at),
+        _raw(holds.c.settle_at),
+        holds.c.capture,
+        _raw(holds.c.ended_at),
+    )
+    .where(among(holds.c.instance_id, "ids"))
+    .order_by(holds.c.instance_id, holds.c.held_at, holds.c.id)
+)
 _ENTRIES = select(
     entries.c.posting_id,
     _raw(entries.c.at),
@@ -130,141 +182,110 @@ _ENTRIES = select(
     _raw(entries.c.since),
     _raw(entries.c.until),
 )
+_OF_INSTANCES = Prepared(
+    _ENTRIES.where(among(entries.c.instance_id, "ids")).order_by(entries.c.instance_id, entries.c.seq)
+)
+_OF_USER = Prepared(_ENTRIES.where(entries.c.user_id == bindparam("of_user")).order_by(entries.c.seq))
+_USERS = Prepared(
+    select(users.c.id).where(users.c.id > bindparam("after")).order_by(users.c.id).limit(AT_ONCE)
+)
+_ACCOUNTS = Prepared(
+    select(
+        ledger_accounts.c.user_id,
+        ledger_accounts.c.id,
+        ledger_accounts.c.kind,
+        ledger_accounts.c.amount_micro,
+        _raw(ledger_accounts.c.expires_at),
+    )
+    .where(ledger_accounts.c.user_id == bindparam("of_user"))
+    .order_by(ledger_accounts.c.id)
+)
+_OPEN_HOLDS = Prepared(
+    select(func.coalesce(func.sum(holds.c.amount_micro), 0)).where(
+        holds.c.user_id == bindparam("of_user"), holds.c.ended_at.is_(None)
+    )
+)
+_CORRECTED = entries.alias()
+_OF_NOBODY = Prepared(
+    select(entries.c.posting_id)
+    .where(
+        (among(entries.c.kind, "kinds") & ~exists().where(instances.c.id == entries.c.instance_id))
+        | ~exists().where(users.c.id == entries.c.user_id)
+        | (entries.c.corrects.is_not(None) & ~exists().where(_CORRECTED.c.posting_id == entries.c.corrects))
+    )
+    .distinct()
+    .limit(bindparam("most"))
+)
+_OWN_SUMS = tuple(
+    (
+        sign,
+        Prepared(
+            select(column, func.sum(entries.c.amount_micro)).where(column.like("own/%")).group_by(column)
+        ),
+    )
+    for column, sign in ((entries.c.credit_account, 1), (entries.c.debit_account, -1))
+)
 
 
 def prices(connection: Connection) -> list[PriceRow]:
     """Every price there ever was, in the order they were set."""
-    columns = [tariffs.c[name] for name in PriceRow._fields[:-1]]
-    rows = connection.execute(select(*columns, _raw(tariffs.c.valid_from)).order_by(tariffs.c.id))
-    return [PriceRow(*row) for row in rows]
+    return [PriceRow(*row) for row in _PRICES.all(connection, {})]
 
 
 def some_instances(connection: Connection, after: str) -> list[InstanceRow]:
     """The next instances after an id, in the order of ids; none when there are no more."""
-    columns = [instances.c[name] for name in InstanceRow._fields[:-2]]
-    rows = connection.execute(
-        select(*columns, _raw(instances.c.term_ends_at), _raw(regions.c.seen_at))
-        .outerjoin(regions, regions.c.id == instances.c.region_id)
-        .where(instances.c.id > after)
-        .order_by(instances.c.id)
-        .limit(AT_ONCE)
-    )
-    return [InstanceRow(*row) for row in rows]
+    return [InstanceRow(*row) for row in _INSTANCES.all(connection, {"after": after})]
 
 
 def events_of(connection: Connection, ids: Sequence[str]) -> Iterator[EventRow]:
     """Histories, each in its order."""
-    statement = select(
-        events.c.instance_id, _raw(events.c.at), events.c.event, events.c.from_state, events.c.to_state
-    ).where(events.c.instance_id.in_(ids))
-    for row in _stream(connection, statement.order_by(events.c.instance_id, events.c.seq)):
-        yield EventRow(*row)
+    return starmap(EventRow, _EVENTS.stream(connection, {"ids": ids}, ROWS_AT_ONCE))
 
 
 def meters_of(connection: Connection, ids: Sequence[str]) -> Iterator[MeterRow]:
     """Meters, each instance's in the order they were opened."""
-    statement = select(
-        meters.c.instance_id,
-        meters.c.id,
-        meters.c.kind,
-        meters.c.user_id,
-        _raw(meters.c.opened_at),
-        _raw(meters.c.closed_at),
-        _raw(meters.c.seen_until),
-        meters.c.post_at.is_not(None),
-    ).where(meters.c.instance_id.in_(ids))
-    for row in _stream(connection, statement.order_by(meters.c.instance_id, meters.c.id)):
-        yield MeterRow(*row)
+    return starmap(MeterRow, _METERS.stream(connection, {"ids": ids}, ROWS_AT_ONCE))
 
 
 def holds_of(connection: Connection, ids: Sequence[str]) -> Iterator[HoldRow]:
     """Holds, each instance's in the order they were made."""
-    statement = select(
-        holds.c.instance_id,
-        holds.c.id,
-        holds.c.user_id,
-        holds.c.amount_micro,
-        holds.c.parts,
-        _raw(holds.c.held_at),
-        _raw(holds.c.settle_at),
-        holds.c.capture,
-        _raw(holds.c.ended_at),
-    ).where(holds.c.instance_id.in_(ids))
-    for row in _stream(connection, statement.order_by(holds.c.instance_id, holds.c.held_at, holds.c.id)):
-        yield HoldRow(*row)
+    return starmap(HoldRow, _HOLDS.stream(connection, {"ids": ids}, ROWS_AT_ONCE))
 
 
 def entries_of_instances(connection: Connection, ids: Sequence[str]) -> Iterator[EntryRow]:
     """Lines of the ledger, instance by instance, each in the order they were written."""
-    statement = _ENTRIES.where(entries.c.instance_id.in_(ids))
-    for row in _stream(connection, statement.order_by(entries.c.instance_id, entries.c.seq)):
-        yield EntryRow(*row)
+    return starmap(EntryRow, _OF_INSTANCES.stream(connection, {"ids": ids}, ROWS_AT_ONCE))
 
 
 def some_users(connection: Connection, after: str) -> list[str]:
     """The next users after an id, in the order of ids."""
-    return list(
-        connection.execute(
-            select(users.c.id).where(users.c.id > after).order_by(users.c.id).limit(AT_ONCE)
-        ).scalars()
-    )
+    return [row[0] for row in _USERS.all(connection, {"after": after})]
 
 
 def accounts_of(connection: Connection, user_id: str) -> list[AccountRow]:
     """Every account of a user."""
-    rows = connection.execute(
-        select(
-            ledger_accounts.c.user_id,
-            ledger_accounts.c.id,
-            ledger_accounts.c.kind,
-            ledger_accounts.c.amount_micro,
-            _raw(ledger_accounts.c.expires_at),
-        )
-        .where(ledger_accounts.c.user_id == user_id)
-        .order_by(ledger_accounts.c.id)
-    )
-    return [AccountRow(*row) for row in rows]
+    return [AccountRow(*row) for row in _ACCOUNTS.all(connection, {"of_user": user_id})]
 
 
 def entries_of_user(connection: Connection, user_id: str) -> Iterator[EntryRow]:
     """A user's lines of the ledger in the order they were written."""
-    statement = _ENTRIES.where(entries.c.user_id == user_id).order_by(entries.c.seq)
-    for row in _stream(connection, statement):
-        yield EntryRow(*row)
+    return starmap(EntryRow, _OF_USER.stream(connection, {"of_user": user_id}, ROWS_AT_ONCE))
 
 
 def open_holds(connection: Connection, user_id: str) -> int:
     """What a user has set aside, by the holds."""
-    mine = (holds.c.user_id == user_id, holds.c.ended_at.is_(None))
-    return int(
-        connection.execute(select(func.coalesce(func.sum(holds.c.amount_micro), 0)).where(*mine)).scalar_one()
-    )
+    return int(_OPEN_HOLDS.all(connection, {"of_user": user_id})[0][0])
 
 
 def of_nobody(connection: Connection, kinds: Sequence[str], limit: int) -> list[str]:
     """Postings of these kinds for no known instance; and any of no user, or that correct nothing known."""
-    corrected = entries.alias()
-    strange = (
-        (entries.c.kind.in_(kinds) & ~exists().where(instances.c.id == entries.c.instance_id))
-        | ~exists().where(users.c.id == entries.c.user_id)
-        | (entries.c.corrects.is_not(None) & ~exists().where(corrected.c.posting_id == entries.c.corrects))
-    )
-    return list(
-        connection.execute(select(entries.c.posting_id).where(strange).distinct().limit(limit)).scalars()
-    )
+    return [row[0] for row in _OF_NOBODY.all(connection, {"kinds": kinds, "most": limit})]
 
 
 def own_sums(connection: Connection) -> dict[str, int]:
     """What our own accounts come to, by account: what went in less what came out."""
     found: dict[str, int] = {}
-    for column, sign in ((entries.c.credit_account, 1), (entries.c.debit_account, -1)):
-        statement = (
-            select(column, func.sum(entries.c.amount_micro)).where(column.like("own/%")).group_by(column)
-        )
-        for account, amount in connection.execute(statement):
+    for sign, sums in _OWN_SUMS:
+        for account, amount in sums.all(connection, {}):
             found[account] = found.get(account, 0) + sign * int(amount)
     return found
-
-
-def _stream(connection: Connection, statement: Executable) -> Iterator[Any]:
-    yield from connection.execute(statement, execution_options={"yield_per": ROWS_AT_ONCE})

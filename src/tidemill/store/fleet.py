@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import STATES, Keeps, State, Wanted
 from tidemill.store.instances import COLUMNS, readable
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances
 
 _SELECT = select(*(instances.c[name] for name in COLUMNS))
@@ -42,6 +42,11 @@ _ARCHIVED = Prepared(
     _SELECT.where(
         instances.c.user_id == bindparam("of_user"), instances.c.state == State.ARCHIVED.value
     ).order_by(instances.c.id)
+)
+_TO_RUN = Prepared(
+    _SELECT.where(instances.c.user_id == bindparam("of_user"), among(instances.c.state, "states")).order_by(
+        instances.c.id
+    )
 )
 _KNOWN = {state.value: state for state in State}
 
@@ -103,8 +108,7 @@ def archived(connection: Connection, user_id: str) -> list[Instance]:
 
 def to_run(connection: Connection, user_id: str) -> list[Instance]:
     """The user's instances that run or are to."""
-    mine = (instances.c.user_id == user_id, instances.c.state.in_(_RUNNING))
-    return readable(connection.execute(_SELECT.where(*mine).order_by(instances.c.id)).all())
+    return readable(_TO_RUN.all(connection, {"of_user": user_id, "states": _RUNNING}))
 
 
 def in_use(connection: Connection, user_id: str) -> tuple[int, int]:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, bindparam, exists, select, update
 
 from tidemill.model.lifecycle import STATES, Keeps, State
 from tidemill.model.observation import Seen
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import devices, instances, nodes
 
+_HELD = Prepared(select(devices.c.device_id, devices.c.instance_id).where(among(devices.c.node_id, "ids")))
 _KNOWN = frozenset(state.value for state in State)
 _STRANGERS = Prepared(
     select(devices.c.instance_id)
@@ -35,13 +36,15 @@ def hold_as_seen(connection: Connection, node_ids: Collection[str], seen: Mappin
     out, what runs there has to be counted, also what no row knows.
     """
     on_them = devices.c.node_id.in_(list(node_ids))
-    held = connection.execute(select(devices.c.device_id, devices.c.instance_id).where(on_them)).all()
-    there, holders = {row.device_id for row in held}, {row.instance_id for row in held}
+    held = _HELD.all(connection, {"ids": node_ids})
+    there, holders = {row[0] for row in held}, {row[1] for row in held}
     holding = {
         id: one
         for id, one in seen.items()
         if one.devices and (id in holders or not there.isdisjoint(one.devices))
     }
+    if not holding:
+        return
     rows = connection.execute(
         select(instances.c.id, instances.c.start, instances.c.state).where(instances.c.id.in_(list(holding)))
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, select, update
+from sqlalchemy import Connection, bindparam, case, or_, select, update
 
 from tidemill.model.instance import Instance
 from tidemill.store.instances import COLUMNS, readable
@@ -40,26 +40,26 @@ _TAKE_DUE, _TAKE_NAMED = (
     )
     for chosen in (_DUE, _NAMED)
 )
+_NEXT_DUE = bindparam("next_due", type_=Instant)
+_IS_SETTLED = or_(
+    instances.c.version == bindparam("seen_version"),
+    instances.c.due_at.is_(None),
+    instances.c.due_at > _NEXT_DUE,
+)
 _SETTLE = Prepared(
     update(instances)
     .where(instances.c.id == bindparam("settled_id"), instances.c.leased_to == bindparam("owner"))
-    .values(
-        leased_to=None,
-        due_at=case(
-            (instances.c.version == bindparam("seen_version"), bindparam("next_due", type_=Instant)),
-            else_=instances.c.due_at,
-        ),
-    )
+    .values(leased_to=None, due_at=case((_IS_SETTLED, _NEXT_DUE), else_=instances.c.due_at))
     .returning(instances.c.version)
 )
 
 
-_SETTLE_ALL_BUT = (
+_SETTLE_ALL_BUT = Prepared(
     update(instances)
     .where(
         instances.c.leased_to == bindparam("owner"),
         _HERE,
-        instances.c.id.not_in(bindparam("ids", expanding=True)),
+        ~among(instances.c.id, "ids"),
     )
     .values(leased_to=None, due_at=bindparam("next_due", type_=Instant))
 )
@@ -98,8 +98,9 @@ def settle(
 ) -> bool:
     """Give the lease back and say when to look again.
 
-    When somebody changed the row meanwhile (its version is not ``version``), their due time
-    stands, so that what they want is looked at, and the answer is False.
+    When somebody changed the row meanwhile (its version is not ``version``), the answer is False, and
+    their due time stands, so that what they want is looked at; but not a later one or none, which may be
+    older than this: not every change of a row says when it is due.
     """
     settled = _SETTLE.first(
         connection,
@@ -112,6 +113,4 @@ def settle_all_but(
     connection: Connection, region_id: str, owner: str, ids: Collection[str], due_at: datetime
 ) -> None:
     """Give back every lease that ``owner`` has in the region and that is not in ``ids``."""
-    connection.execute(
-        _SETTLE_ALL_BUT, {"owner": owner, "here": region_id, "ids": list(ids), "next_due": due_at}
-    )
+    _SETTLE_ALL_BUT.run(connection, {"owner": owner, "here": region_id, "ids": ids, "next_due": due_at})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import devices, nodes
 
 _KNOWN = Prepared(
@@ -25,6 +25,27 @@ _ANY_PRESENT = Prepared(
     select(nodes.c.id).where(nodes.c.region_id == bindparam("here"), nodes.c.present).limit(1)
 )
 _NAME = Prepared(select(nodes.c.name).where(nodes.c.id == bindparam("wanted_id")))
+_NONE_PRESENT = Prepared(update(devices).where(among(devices.c.node_id, "ids")).values(present=False))
+
+
+def _registering(table: Table, key: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Prepared]:
+    """By dialect: write rows of ``told`` or, where the key is there, what was told of it."""
+    found: dict[str, Prepared] = {}
+    for dialect in (sqlite, postgresql):
+        statement = dialect.insert(table)
+        changed = {name: statement.excluded[name] for name in told if name not in (*key, "region_id")}
+        found[dialect.__name__.rpartition(".")[2]] = Prepared(
+            statement.on_conflict_do_update(index_elements=list(key), set_=changed), columns=told
+        )
+    return found
+
+
+_REGISTER = _registering(
+    nodes, ("id",), ("id", "region_id", "name", "cpu_milli", "memory_mb", "disk_gb", "present")
+)
+_REGISTER_DEVICES = _registering(
+    devices, ("node_id", "device_id"), ("node_id", "device_id", "name", "paths", "present")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +123,8 @@ def register(connection: Connection, region_id: str, changed: Sequence[FoundNode
     if not changed:
         return
     changed = sorted(changed, key=lambda node: node.id)  # others take them in the same order
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(nodes)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["id"],
-            set_={
-                name: statement.excluded[name]
-                for name in ("name", "cpu_milli", "memory_mb", "disk_gb", "present")
-            },
-        ),
+    _REGISTER[connection.dialect.name].run_many(
+        connection,
         [
             {
                 "id": node.id,
@@ -125,9 +138,7 @@ def register(connection: Connection, region_id: str, changed: Sequence[FoundNode
             for node in changed
         ],
     )
-    connection.execute(
-        update(devices).where(devices.c.node_id.in_([node.id for node in changed])).values(present=False)
-    )
+    _NONE_PRESENT.run(connection, {"ids": [node.id for node in changed]})
     rows = [
         {
             "node_id": node.id,
@@ -139,13 +150,4 @@ def register(connection: Connection, region_id: str, changed: Sequence[FoundNode
         for node in changed
         for device in node.devices
     ]
-    if not rows:
-        return
-    statement = insert(devices)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["node_id", "device_id"],
-            set_={name: statement.excluded[name] for name in ("name", "paths", "present")},
-        ),
-        rows,
-    )
+    _REGISTER_DEVICES[connection.dialect.name].run_many(connection, rows)

@@ -24,6 +24,7 @@ _REGIONS = Prepared(_REGION.order_by(regions.c.position))
 _OFFERED_REGIONS = Prepared(_REGION.where(regions.c.offered).order_by(regions.c.position))
 _OFFERED_IMAGE = Prepared(_IMAGE.where(images.c.id == bindparam("wanted_id"), images.c.offered))
 _OFFERED_TYPE = Prepared(_TYPE.where(instance_types.c.id == bindparam("wanted_id"), instance_types.c.offered))
+_OFFERED_TYPES = Prepared(_TYPE.where(instance_types.c.offered).order_by(instance_types.c.position))
 _TYPE_COLUMNS = tuple(_TYPE.exported_columns.keys())
 
 
@@ -65,8 +66,8 @@ def all_images(connection: Connection) -> list[Image]:
 
 
 def all_types(connection: Connection) -> list[InstanceType]:
-    statement = _TYPE.where(instance_types.c.offered).order_by(instance_types.c.position)
-    return [_type({**row}) for row in connection.execute(statement).mappings()]
+    rows = _OFFERED_TYPES.all(connection, {})
+    return [_type(dict(zip(_TYPE_COLUMNS, row, strict=True))) for row in rows]
 
 
 def publish(

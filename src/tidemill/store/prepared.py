@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -104,6 +104,15 @@ class Prepared:
             return connection.execute(self.statement, dict(values)).all()
         plan, cursor = self._run(connection, values)
         return plan.rows(cursor.fetchall())
+
+    def stream(self, connection: Connection, values: Mapping[str, Any], size: int) -> Iterator[Sequence[Any]]:
+        """The rows of :meth:`all`, of which no more than ``size`` are in memory at once."""
+        if connection.dialect.name != "sqlite":
+            yield from connection.execute(self.statement, dict(values), execution_options={"yield_per": size})
+            return
+        plan, cursor = self._run(connection, values)
+        while fetched := cursor.fetchmany(size):
+            yield from plan.rows(fetched)
 
     def first(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Any] | None:
         """The first row, or None."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from tidemill.model.errors import OutOfStock, Unavailable
 from tidemill.model.instance import NodePort
 from tidemill.model.placement import Need, Room, choose
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import devices, node_ports, nodes, reservations
 
 RANDOM_TRIES = 8
@@ -72,6 +72,26 @@ _DEVICES = Prepared(
     select(devices.c.device_id, devices.c.name, devices.c.paths)
     .where(devices.c.instance_id == bindparam("holder"))
     .order_by(devices.c.device_id)
+)
+_SOME_FREE = Prepared(
+    select(devices.c.device_id)
+    .where(
+        devices.c.node_id == bindparam("node"),
+        devices.c.name == bindparam("model"),
+        devices.c.present,
+        devices.c.instance_id.is_(None),
+    )
+    .order_by(devices.c.device_id)
+    .limit(bindparam("most"))
+)
+_TAKE_DEVICES = Prepared(
+    update(devices)
+    .where(
+        devices.c.node_id == bindparam("node"),
+        among(devices.c.device_id, "ids"),
+        devices.c.instance_id.is_(None),
+    )
+    .values(instance_id=bindparam("holder"))
 )
 _PORTS_OF_ONE = Prepared(
     select(node_ports.c.port, node_ports.c.node_port)
@@ -191,27 +211,9 @@ def _take_devices(connection: Connection, instance_id: str, node_id: str, count:
     What it has already is what it was seen running with (:mod:`tidemill.store.holdings`).
     """
     missing = max(0, count - len(devices_of(connection, instance_id)))
-    free = (
-        connection.execute(
-            select(devices.c.device_id)
-            .where(
-                devices.c.node_id == node_id,
-                devices.c.name == gpu_name,
-                devices.c.present,
-                devices.c.instance_id.is_(None),
-            )
-            .order_by(devices.c.device_id)
-            .limit(missing)
-        )
-        .scalars()
-        .all()
-    )
-    taken = connection.execute(
-        update(devices)
-        .where(devices.c.node_id == node_id, devices.c.device_id.in_(free), devices.c.instance_id.is_(None))
-        .values(instance_id=instance_id)
-    ).rowcount
-    return taken == missing
+    free = _SOME_FREE.all(connection, {"node": node_id, "model": gpu_name, "most": missing})
+    taken = {"node": node_id, "ids": [row[0] for row in free], "holder": instance_id}
+    return _TAKE_DEVICES.run(connection, taken) == missing
 
 
 def release(connection: Connection, instance_id: str) -> None:

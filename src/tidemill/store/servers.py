@@ -8,13 +8,14 @@ long it stood still, and no two clocks are compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, servers
 
 
@@ -51,10 +52,25 @@ _EVERYBODY = Prepared(
 )
 
 
+_JOIN = Prepared(insert(servers), columns=[field.name for field in fields(Server)])
+# Locked first: a claim that is under way ends before it, a later one finds nobody to lease to.
+_ALL = select(servers.c.id).with_for_update()
+_EACH = Prepared(_ALL)
+_ONE = Prepared(_ALL.where(servers.c.id == bindparam("server_id")))
+_SILENT = Prepared(_ALL.where(servers.c.id == bindparam("server_id"), servers.c.beats == bindparam("heard")))
+_THERE = Prepared(_ALL.where(servers.c.place == bindparam("there")))
+_LET_GO = Prepared(
+    update(instances)
+    .where(among(instances.c.leased_to, "ids"))
+    .values(leased_to=None, due_at=bindparam("at", type_=Instant))
+)
+_GONE = Prepared(delete(servers).where(among(servers.c.id, "ids")))
+
+
 def join(connection: Connection, server: Server) -> None:
     """Begin to be there."""
     leave(connection, server.id, server.started_at)  # an earlier call whose answer was lost
-    connection.execute(insert(servers), asdict(server) | {"token_keys": list(server.token_keys)})
+    _JOIN.run(connection, asdict(server) | {"token_keys": list(server.token_keys)})
 
 
 def beat(connection: Connection, server_id: str, at: datetime) -> bool:
@@ -72,32 +88,30 @@ def everybody(connection: Connection) -> list[Server]:
 
 def leave(connection: Connection, server_id: str, at: datetime) -> None:
     """Stop being there: all its leases end, and what it worked on is due at once."""
-    _end(connection, servers.c.id == server_id, at)
+    _end(connection, _ONE.all(connection, {"server_id": server_id}), at)
 
 
 def bury(connection: Connection, silent: Server, at: datetime) -> bool:
     """The same for another one, unless it has given a sign of life since ``silent`` was read."""
-    return _end(connection, and_(servers.c.id == silent.id, servers.c.beats == silent.beats), at)
+    same = {"server_id": silent.id, "heard": silent.beats}
+    return _end(connection, _SILENT.all(connection, same), at)
 
 
 def bury_all(connection: Connection, at: datetime) -> None:
     """The same for everybody: for whoever knows that nobody else can be there."""
-    _end(connection, true(), at)
+    _end(connection, _EACH.all(connection, {}), at)
 
 
 def bury_those_at(connection: Connection, place: str, at: datetime) -> None:
     """The same for whoever was at ``place``: for whoever holds that place now."""
-    _end(connection, servers.c.place == place, at)
+    _end(connection, _THERE.all(connection, {"there": place}), at)
 
 
-def _end(connection: Connection, which: ColumnElement[bool], at: datetime) -> bool:
-    # Locked first: a claim that is under way ends before it, a later one finds nobody to lease to.
-    ids = connection.execute(select(servers.c.id).where(which).with_for_update()).scalars().all()
-    if not ids:
+def _end(connection: Connection, locked: Sequence[Sequence[Any]], at: datetime) -> bool:
+    if not locked:
         return False
+    ids = [row[0] for row in locked]
     # Whatever they had noticed, only they knew: everything is to be looked at again.
-    connection.execute(
-        update(instances).where(instances.c.leased_to.in_(ids)).values(leased_to=None, due_at=at)
-    )
-    connection.execute(delete(servers).where(servers.c.id.in_(ids)))
+    _LET_GO.run(connection, {"ids": ids, "at": at})
+    _GONE.run(connection, {"ids": ids})
     return True
