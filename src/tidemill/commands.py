@@ -16,6 +16,32 @@ OPERATOR = "Operator, on the server's machine"
 COMMANDS = (
     Command("ls", "tidemill.cli.instances:ls", DAILY, "List your instances, the newest first."),
     Command(
+        "ssh",
+        "tidemill.cli.entering:ssh",
+        DAILY,
+        "Enter an instance, or run a command in it.",
+        passes_on=True,
+    ),
+    Command(
+        "cp",
+        "tidemill.cli.entering:cp",
+        DAILY,
+        "Copy files into an instance, or out of it.",
+        passes_on=True,
+    ),
+    Command(
+        "open",
+        "tidemill.cli.opening:open_",
+        DAILY,
+        "Open a port of an instance in the browser, and print its address.",
+    ),
+    Command(
+        "ssh-config",
+        "tidemill.cli.ssh_config:ssh_config",
+        DAILY,
+        "Let ssh, rsync, VS Code and JetBrains use the names of instances.",
+    ),
+    Command(
         "login",
         "tidemill.cli.account:login",
         ACCOUNT,
@@ -28,6 +54,9 @@ COMMANDS = (
         ACCOUNT,
         "Show whose account it is, and what the credential in use may do.",
         ("whoami",),
+    ),
+    Command(
+        "key", "tidemill.cli.key:app", ACCOUNT, "The ssh keys of your account, which open your instances."
     ),
     Command("config", "tidemill.cli.config:app", HERE, "The servers that this command knows, by name."),
     Command("completion", "tidemill.cli.completion:completion", HERE, "Print the shell's completion."),

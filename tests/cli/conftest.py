@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.journeys.running import Server, Tenant
 
+COMMAND = (str(Path(sys.executable).with_name("tidemill")),)
+
 
 @dataclass
 class Machine:
@@ -21,17 +23,27 @@ class Machine:
     environ: dict[str, str] = field(default_factory=dict[str, str])
 
     def tidemill(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        given = {"HOME": str(self.home), "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "NO_COLOR": ""}
         return subprocess.run(
-            [str(Path(sys.executable).with_name("tidemill")), *words],
+            [*COMMAND, *words],
             input=stdin,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
-            env=inherited | given | self.environ,
+            env=self.given,
         )
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The environment of its programs."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        inherited.pop("SSH_AUTH_SOCK", None)
+        given = {"HOME": str(self.home), "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "NO_COLOR": ""}
+        return inherited | given | self.environ
+
+    def started(self, *words: str) -> subprocess.Popen[bytes]:
+        """A command that goes on until somebody ends it."""
+        return subprocess.Popen([*COMMAND, *words], stdin=subprocess.DEVNULL, env=self.given)
 
     def answer(self, *words: str, stdin: str = "") -> str:
         """What a command that must succeed prints."""

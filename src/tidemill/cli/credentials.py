@@ -7,20 +7,18 @@ the environment brings a token to somebody else.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from tidemill.cli.failures import Failure
-from tidemill.cli.places import Places, private_folder, write_whole
+from tidemill.cli.places import Places, alone, write_whole
 from tidemill.cli.servers import Server
 
 SERVICE = "tidemill"  # in the keyring
@@ -74,8 +72,7 @@ class FileKeep:
             self._change(lambda all: {name: each for name, each in all.items() if name != server.name})
 
     def _change(self, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-        private_folder(self.path.parent)
-        with _alone(self.path.with_name(f".{self.path.name}.lock")):
+        with alone(self.path):
             write_whole(self.path, json.dumps(change(self._read()), indent=2) + "\n")
 
     def _read(self) -> dict[str, Any]:
@@ -160,14 +157,3 @@ def _credential(server: Server, written: Any) -> Credential | None:
     if not {"token", "api_key"} & known.keys():
         return None
     return Credential(**({"username": ""} | known))
-
-
-@contextmanager
-def _alone(path: Path) -> Generator[None]:
-    """Held by one process at a time: two that log in at once both stay logged in."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

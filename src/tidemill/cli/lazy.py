@@ -43,7 +43,8 @@ class Command:
 
     ``target`` is ``module:name`` of a function, or of what :func:`commands` gave (a noun with verbs).
     ``help`` is the first line of the function's docstring, or the noun's help. ``panel`` is the heading that
-    it stands under. ``aliases`` work and are not listed.
+    it stands under. ``aliases`` work and are not listed. ``passes_on``: options that it does not know, and
+    all that follows the first word that is no option, are words of its argument.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Command:
     panel: str
     help: str
     aliases: tuple[str, ...] = ()
+    passes_on: bool = False
 
 
 def commands(help: str) -> typer.Typer:
@@ -74,7 +76,8 @@ def loaded(row: Command) -> ClickCommand:
         command.name = row.name
         return command
     alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    alone.command(row.name)(found)
+    passing = {"ignore_unknown_options": True, "allow_interspersed_args": False} if row.passes_on else {}
+    alone.command(row.name, context_settings=passing)(found)
     return get_command(alone)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,15 @@ class Places:
     @property
     def credentials(self) -> Path:
         return self.home / "credentials.json"
+
+    @property
+    def ssh(self) -> Path:
+        """The folder of what ssh is given: a key of this machine's own, host keys, names."""
+        return self.home / "ssh"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.ssh / "known_hosts"
 
     @classmethod
     def of(cls, environ: Mapping[str, str] | None = None) -> Places:
@@ -54,7 +65,7 @@ def write_whole(path: Path, text: str) -> None:
     beside.unlink(missing_ok=True)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -62,3 +73,16 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone(path: Path) -> Generator[None]:
+    """One process at a time changes ``path``: two that do so at once lose nothing of each other's."""
+    private_folder(path.parent)
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
