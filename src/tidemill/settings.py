@@ -143,6 +143,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "public_url", "", str, "how browsers reach the API, such as https://gpu.example.org; names its origin"
     ),
+    Setting(
+        "instance_url",
+        "",
+        str,
+        "how instances reach the API, for those launched with instanceKey; empty for public_url",
+    ),
     Setting("trusted_proxies", "", _words, "addresses of reverse proxies whose X-Forwarded-For is believed"),
     Setting(
         "deployment", "", str, "label on everything made in an engine; empty for one made at first start"

@@ -123,6 +123,7 @@ ROW = {
             "enableDocker": True,
             "dockerStorageSize": 5,
         },
+        "instanceKey": False,
     },
 }
 

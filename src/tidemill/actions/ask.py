@@ -33,12 +33,19 @@ def not_found() -> NotFound:
     return NotFound("ent: instance not found", code="instanceNotFound")
 
 
+def must_reach(caller: Caller, instance_id: str | None) -> None:
+    """Raise NotFound for the key of an instance that asks for another."""
+    if caller.instance_id not in {None, instance_id}:
+        raise not_found()
+
+
 async def ask(context: Context, caller: Caller, instance_id: str, event: Event) -> None:
     """Move the caller's instance by a user's event; what holds already is success.
 
     Raises NotFound, Conflict (the state forbids it), OutOfStock (no room to start
     again), Forbidden (a quota), NotEnoughMoney.
     """
+    must_reach(caller, instance_id)
     now = context.clock.now()
 
     def work(connection: Connection) -> tuple[Instance, Instance]:

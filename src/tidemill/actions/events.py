@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from tidemill.actions.ask import not_found
+from tidemill.actions.ask import must_reach, not_found
 from tidemill.actions.context import Context
 from tidemill.model.account import Caller
 from tidemill.model.errors import Unavailable
@@ -42,7 +42,9 @@ async def open_events(
     ``follow``. Nothing of the database is held while the reader takes its time. Raises NotFound (no such
     instance), TooManyAttempts (so many are open), Unavailable.
     """
+    instance_id = caller.instance_id if instance_id is None else instance_id
     if instance_id is not None:
+        must_reach(caller, instance_id)
 
         def work(connection: Connection) -> bool:
             return instances.get(connection, instance_id, user_id=caller.user.id) is not None

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection
 
-from tidemill.actions.ask import not_found
+from tidemill.actions.ask import must_reach, not_found
 from tidemill.actions.context import Context
 from tidemill.model.account import Caller
 from tidemill.model.instance import Happening, Instance, InstanceView
@@ -48,6 +48,7 @@ async def list_instances(
 
 async def get_instance(context: Context, caller: Caller, instance_id: str) -> InstanceView:
     """One of the caller's instances, also a released one. Raises NotFound."""
+    must_reach(caller, instance_id)
 
     def work(connection: Connection) -> InstanceView:
         instance = instances.get(connection, instance_id, user_id=caller.user.id)
@@ -62,6 +63,7 @@ async def history(
     context: Context, caller: Caller, instance_id: str, *, after: int, limit: int
 ) -> list[Happening]:
     """What happened to one of the caller's instances, oldest first. Raises NotFound."""
+    must_reach(caller, instance_id)
 
     def work(connection: Connection) -> list[Happening]:
         if instances.get(connection, instance_id, user_id=caller.user.id) is None:

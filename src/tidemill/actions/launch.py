@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from tidemill.actions.context import Context
 from tidemill.actions.funds import hold_for_start
+from tidemill.actions.instance_keys import new_key_hash
 from tidemill.actions.quota import check_quota
 from tidemill.actions.quoting import quote_of
 from tidemill.model.account import Caller
@@ -42,8 +43,8 @@ async def launch(context: Context, caller: Caller, order: Order, *, key: str | N
 
     ``key`` and ``body`` are the caller's Idempotency-Key and the request as it came: the same
     key and body within 24 hours return the same id. Raises NotFound, Invalid, Forbidden (a quota),
-    OutOfStock, NotEnoughMoney, Conflict (key used with another body), Unavailable (no node port left,
-    no machine in the region).
+    OutOfStock, NotEnoughMoney, Conflict (key used with another body, no key for instances),
+    Unavailable (no node port left, no machine in the region).
     """
     now = context.clock.now()
     fingerprint = hashlib.sha256(body).hexdigest() if key is not None else ""
@@ -170,6 +171,7 @@ def _accept(
         max_spend_micro=order.max_spend_micro,
         stop_after_seconds=order.stop_after_seconds,
         auto_renew=order.auto_renew,
+        key_hash=new_key_hash(connection, settings, instance_id) if order.instance_key else None,
     )
     instances.insert_new(connection, instance)
     hold_for_start(connection, settings, instance, price, now)

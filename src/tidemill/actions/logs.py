@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from sqlalchemy import Connection
 
-from tidemill.actions.ask import not_found
+from tidemill.actions.ask import must_reach, not_found
 from tidemill.actions.context import Context
 from tidemill.drivers.contract import Logs, Unreachable
 from tidemill.model.account import Caller
@@ -26,6 +26,7 @@ async def open_logs(
 
     Raises NotFound (no such instance), Unavailable (its engine gives no answer).
     """
+    must_reach(caller, instance_id)
 
     def work(connection: Connection) -> Instance | None:
         return instances.get(connection, instance_id, user_id=caller.user.id)

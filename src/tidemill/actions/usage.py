@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from tidemill.actions.ask import not_found
+from tidemill.actions.ask import must_reach, not_found
 from tidemill.actions.context import Context
 from tidemill.model.account import Caller
 from tidemill.model.charging import Metered, MeterKind, owed
@@ -57,6 +57,7 @@ async def usage(
 
 async def instance_usage(context: Context, caller: Caller, instance_id: str) -> Usage:
     """All that one of the caller's instances was used so far. Raises NotFound."""
+    must_reach(caller, instance_id)
     now = context.clock.now()
 
     def work(connection: Connection) -> Usage:

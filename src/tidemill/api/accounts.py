@@ -72,7 +72,7 @@ async def post_password(request: Request) -> Response:
 
 @router.get("/api/user/me", **describe("The caller's account", gives=MeAnswer))
 async def get_me(request: Request) -> Response:
-    return answer(MeAnswer.of(await signed_in(request, changes=False)))
+    return answer(MeAnswer.of(await signed_in(request, changes=False, by_instance=True)))
 
 
 @router.get(

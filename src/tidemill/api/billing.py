@@ -102,7 +102,7 @@ async def post_usage(request: Request) -> Response:
     **describe("What one instance was used so far", gives=UsageRow, fails=(404,), parameters=(INSTANCE_ID,)),
 )
 async def get_instance_usage(request: Request) -> Response:
-    caller = await signed_in(request, changes=False)
+    caller = await signed_in(request, changes=False, by_instance=True)
     found = await instance_usage(context_of(request), caller, instance_id(request))
     return answer(_used(found, currency_of(request)))
 

@@ -59,8 +59,10 @@ def origin_of(url: str) -> str | None:
     return f"{parts.scheme}://{parts.hostname}:{port}" if parts.hostname else None
 
 
-async def signed_in(request: Request, *, changes: bool) -> Caller:
+async def signed_in(request: Request, *, changes: bool, by_instance: bool = False) -> Caller:
     """The caller; ``changes`` says whether the call changes anything.
+
+    ``by_instance`` lets the key of an instance in, for a call that looks at whose it is.
 
     The first of X-API-Key, Authorization: Bearer and the cookie that is there decides. Raises
     Unauthenticated, and Forbidden for what may be forged or is beyond an API key's scope.
@@ -69,6 +71,11 @@ async def signed_in(request: Request, *, changes: bool) -> Caller:
     key = request.headers.get(API_KEY_HEADER)
     if key is not None:
         caller = await by_api_key(context, key)
+        if caller.scope is Scope.INSTANCE and not by_instance:
+            raise Forbidden(
+                "The key of an instance may only see, stop, restart and terminate that instance",
+                code="instanceKeyOnly",
+            )
         if changes and caller.scope is Scope.READ:
             raise Forbidden("This API key may only read; use one with the scope full", code="readOnlyKey")
         return caller

@@ -57,7 +57,7 @@ _SEQ: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SEQ_MOST}
     ),
 )
 async def get_events(request: Request) -> Response:
-    caller = await signed_in(request, changes=False)
+    caller = await signed_in(request, changes=False, by_instance=True)
     follow = query_flag(request, "follow", default=True)
     last = request.headers.get(LAST)
     after = (
@@ -107,7 +107,7 @@ async def _frames(request: Request, pieces: AsyncGenerator[Piece]) -> AsyncGener
 async def _is_signed_in(request: Request) -> bool:
     with suppress(Unavailable):
         try:
-            await signed_in(request, changes=False)
+            await signed_in(request, changes=False, by_instance=True)
         except (Unauthenticated, Forbidden):
             return False
     return True

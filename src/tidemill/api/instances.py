@@ -96,7 +96,7 @@ async def post_list(request: Request) -> Response:
 
 
 async def _ask(request: Request, event: Event) -> Response:
-    caller = await signed_in(request, changes=True)
+    caller = await signed_in(request, changes=True, by_instance=True)
     sent = await body_of(request, InstanceRequest)
     await ask(context_of(request), caller, sent.instanceId, event)
     return answer(InstanceAnswer(instanceId=sent.instanceId))
@@ -148,7 +148,7 @@ async def post_terminate(request: Request) -> Response:
     **describe("One instance", gives=InstanceRow, fails=(404,), parameters=(INSTANCE_ID,)),
 )
 async def get_one(request: Request) -> Response:
-    caller = await signed_in(request, changes=False)
+    caller = await signed_in(request, changes=False, by_instance=True)
     view = await get_instance(context_of(request), caller, instance_id(request))
     return answer(InstanceRow.of(view, currency_of(request)))
 
@@ -169,7 +169,7 @@ async def get_one(request: Request) -> Response:
     ),
 )
 async def get_events(request: Request) -> Response:
-    caller = await signed_in(request, changes=False)
+    caller = await signed_in(request, changes=False, by_instance=True)
     after = query_count(request, "after", 0, SEQ_MOST) or 0
     limit = query_count(request, "limit", EVENTS_DEFAULT, EVENTS_MOST)
     happenings = await history(
@@ -196,7 +196,7 @@ async def get_events(request: Request) -> Response:
     ),
 )
 async def get_logs(request: Request) -> Response:
-    caller = await signed_in(request, changes=False)
+    caller = await signed_in(request, changes=False, by_instance=True)
     stream = await open_logs(
         context_of(request),
         caller,

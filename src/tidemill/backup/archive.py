@@ -5,7 +5,7 @@ manifest names every part with its size, rows and SHA-256 and comes last: an arc
 has none, and does not pass for a whole one.
 
     tables/<table>/<number>.jsonl   rows, one JSON object a line; bytes are base64
-    keys/<file>                     the keys that sign access tokens
+    keys/<file>                     the keys that sign access tokens, and what keys of instances are made of
     tidemill.toml                   settings and catalogue, where there is such a file
     first-login.json                where it is still there
     manifest.json
@@ -35,7 +35,7 @@ PART_MOST = 256 * 2**20  # bytes; a part is held in memory
 TABLE_PART = 2**20  # bytes after which a table's rows go on in the next part
 COMPRESSION = 4
 NAMES = re.compile(
-    r"tables/[a-z_][a-z0-9_]*/[0-9]{6}\.jsonl|keys/token-[0-9]+\.pem|tidemill\.toml|first-login\.json"
+    r"tables/[a-z_][a-z0-9_]*/[0-9]{6}\.jsonl|keys/token-[0-9]+\.pem|keys/instances\.secret|tidemill\.toml|first-login\.json"
 )
 
 Row = Mapping[str, Any]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tidemill.actions.first_login import FILE as FIRST_LOGIN
+from tidemill.actions.instance_keys import SECRET
 from tidemill.backup.archive import FORMAT, Manifest, Writer
 from tidemill.clock import Clock
 from tidemill.deployment import present_url
@@ -72,7 +73,7 @@ def _files(folder: Path, config: Path | None) -> Generator[tuple[str, bytes]]:
 
 
 def _keys(folder: Path) -> dict[str, bytes]:
-    """The token keys as they were together at one instant, though one may be added or retired meanwhile."""
+    """The keys as they were together at one instant, though one may be added or retired meanwhile."""
     for _ in range(KEYS_LOOKS):
         names = _names(folder)
         found: dict[str, bytes] = {}
@@ -86,7 +87,7 @@ def _keys(folder: Path) -> dict[str, bytes]:
 def _names(folder: Path) -> set[str]:
     """Raises OSError for a folder that cannot be read: a backup without keys is not to look whole."""
     with suppress(FileNotFoundError):
-        return {name for name in os.listdir(folder) if fnmatch(name, "token-*.pem")}
+        return {name for name in os.listdir(folder) if name == SECRET or fnmatch(name, "token-*.pem")}
     return set()
 
 

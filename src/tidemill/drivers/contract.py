@@ -101,6 +101,7 @@ class Workload:
         authorized_keys: lines in OpenSSH's format; may change while the instance runs.
         notices: lines for whoever is inside (instant, kind, text); may change while the instance runs.
         revision: of authorized_keys and notices; the higher number has the later ones.
+        access: how the API is called from inside, as names and values, with a secret; empty for not at all.
         host_key: the 32-byte seed of the instance's ed25519 ssh host key.
         init_script: run once, as root, at the first start; "" for none.
         node: the machine it was placed on, by its name; a driver that has only one need not look.
@@ -125,6 +126,7 @@ class Workload:
     node: str = ""
     revision: int = 0
     notices: tuple[str, ...] = ()
+    access: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 class Guest(Protocol):
@@ -153,6 +155,7 @@ class Guest(Protocol):
         host_key: bytes,
         init_script: str,
         notices: Sequence[str] = (),
+        access: Mapping[str, str] = {},
     ) -> Mapping[str, bytes]:
         """The instance's own files by name; all are secret enough for mode 0600."""
         ...

@@ -31,6 +31,9 @@ _NO_APPLETS = frozenset(
     ("busybox", "dpkg", "dpkg-deb", "rpm", "rpm2cpio", "init", "linuxrc", "halt", "poweroff", "reboot")
 )
 
+# What people type, found on the PATH behind all that the image has.
+_COMMANDS = frozenset(("tidemill",))
+
 
 def build(folder: Path, *, update: bool = False) -> Path:
     """Make sure that ``folder`` holds a guest, and return that guest's own folder in it.
@@ -93,8 +96,10 @@ def _assemble(unpacked: Path, made: Path) -> None:
         "sftp-server": "usr/lib/openssh/sftp-server",
     }.items():
         _install(_find(unpacked, source), programs / name)
+    commands = made / "commands"
+    commands.mkdir()
     for source in _SCRIPTS.iterdir():
-        _install(source, made / source.name)
+        _install(source, (commands if source.name in _COMMANDS else made) / source.name)
     relocate.relocate(unpacked, made)
     (made / Path(FILES_MOUNT).relative_to(MOUNT)).mkdir()
     applets = made / "applets"

@@ -38,17 +38,20 @@ class InstalledGuest:
         host_key: bytes,
         init_script: str,
         notices: Sequence[str] = (),
+        access: Mapping[str, str] = {},
     ) -> Mapping[str, bytes]:
         """The instance's own files by name: to be written with mode 0600, each by one rename.
 
         ``authorized_keys`` are lines in OpenSSH's format, ``host_key`` is an ed25519 seed of 32
         bytes, ``init_script`` is "" for none; its lines may end as a web form ends them. Each of
         ``notices`` is an instant, a kind and a text; they are shown at interactive logins, and so is a
-        file ``motd`` beside them.
+        file ``motd`` beside them. ``access`` is how the API is called from inside, by names and values of
+        one line each.
         Raises ValueError when a key or notice is more than one line or the seed has another length.
         """
-        if any(set(line) & {"\n", "\r", "\0"} for line in (*authorized_keys, *notices)):
-            raise ValueError("an authorized key or a notice is one line")
+        lines = (*authorized_keys, *notices, *access.values())
+        if any(set(line) & {"\n", "\r", "\0"} for line in lines):
+            raise ValueError("an authorized key, a notice or a value is one line")
         files = {
             "authorized_keys": "".join(f"{line}\n" for line in authorized_keys).encode(),
             "host_key": dropbear_private_key(host_key),
@@ -57,4 +60,6 @@ class InstalledGuest:
             files["init_script"] = init_script.replace("\r\n", "\n").encode()
         if notices:
             files["notices"] = "".join(f"{line}\n" for line in notices).encode()
+        if access:
+            files["api"] = "".join(f"{name}={value}\n" for name, value in access.items()).encode()
         return files

@@ -8,10 +8,14 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What an API key may do. ``full`` is what its owner may do, except to manage keys."""
+    """What an API key may do. ``full`` is what its owner may do, except to manage keys.
+
+    ``instance`` is what the key inside an instance may: see that one, stop it, restart it, terminate it.
+    """
 
     FULL = "full"
     READ = "read"
+    INSTANCE = "instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,17 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user together with how they proved it. ``scope`` limits what an API key may do."""
+    """A user together with how they proved it. ``scope`` limits what an API key may do.
+
+    ``instance_id`` is the only instance that the key reaches, None for no such limit. ``expires_at`` is when
+    what they proved it with ends by itself, None for never.
+    """
 
     user: User
     scope: Scope = Scope.FULL
     api_key_id: str | None = None
+    instance_id: str | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class Order:
     """What a user asked for, checked for form but not yet against the catalogue.
 
     ``node_ports`` are ports inside the instance to publish besides ssh. Sizes in GB (10^9 bytes).
-    ``ssh_key_ids`` is None for all keys of the account.
+    ``ssh_key_ids`` is None for all keys of the account. ``instance_key`` asks for a key to the API inside.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Order:
     auto_renew: bool = False
     max_spend_micro: int | None = None
     stop_after_seconds: int | None = None
+    instance_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Instance:
             and when the present one ends; None before the first.
         timer_at: when time does something to it, or tells its owner; None for never.
         notices: what somebody inside is to know.
+        key_hash: of the key to the API that is inside; None for none.
         restored_from: the instant of the backup that the row came from, until it was compared with
             the engine; what the engine has by then was not brought about by this row.
     """
@@ -135,6 +137,7 @@ class Instance:
     term_ends_at: datetime | None = None
     timer_at: datetime | None = None
     notices: tuple[Notice, ...] = ()
+    key_hash: str | None = None
 
     def in_term(self, at: datetime) -> bool:
         """Whether a term that was bought in advance lasts: its devices are kept through a stop."""

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
+from tidemill.actions.instance_keys import access_of
 from tidemill.clock import Clock
 from tidemill.drivers.contract import Device, Driver, NoRoom, Port, Refused, Unreachable, Workload
 from tidemill.metrics import Metrics
@@ -258,6 +259,7 @@ class Stepper:
                 host_key=instance.host_key,
                 init_script=instance.init_script,
                 env=instance.env,
+                access=access_of(self._settings, instance),
                 devices=tuple(
                     Device(device_id, name, tuple(paths))
                     for device_id, name, paths in (

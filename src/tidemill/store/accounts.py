@@ -14,6 +14,7 @@ from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.account import ApiKey, Scope, SshKey, User
 from tidemill.model.errors import Conflict, Forbidden, Invalid
+from tidemill.model.lifecycle import State
 from tidemill.store import schema
 from tidemill.store.prepared import Prepared
 from tidemill.store.schema import users
@@ -34,6 +35,14 @@ _OWNER_OF_KEY = Prepared(
     select(*_USER, *_API_KEY)
     .join_from(users, schema.api_keys, schema.api_keys.c.user_id == users.c.id)
     .where(schema.api_keys.c.hash == bindparam("wanted_hash"))
+)
+_OWNER_OF_INSTANCE_KEY = Prepared(
+    select(*_USER, schema.instances.c.id)
+    .join_from(users, schema.instances, schema.instances.c.user_id == users.c.id)
+    .where(
+        schema.instances.c.key_hash == bindparam("wanted_hash"),
+        schema.instances.c.state != State.RELEASED.value,
+    )
 )
 _SSH_KEYS = Prepared(
     select(*_SSH_KEY)
@@ -212,6 +221,12 @@ def owner_of_api_key(connection: Connection, key_hash: str) -> tuple[User, ApiKe
         return None
     key_id, name, hint, scope, created_at, expires_at = row[len(_USER) :]
     return User(*row[: len(_USER)]), ApiKey(key_id, name, hint, Scope(scope), created_at, expires_at)
+
+
+def owner_of_instance_key(connection: Connection, key_hash: str) -> tuple[User, str] | None:
+    """Whose instance's key that is, and which instance's; None for one that is released."""
+    row = _OWNER_OF_INSTANCE_KEY.first(connection, {"wanted_hash": key_hash})
+    return None if row is None else (User(*row[: len(_USER)]), str(row[len(_USER)]))
 
 
 def _api_key(row: RowMapping) -> ApiKey:

@@ -42,13 +42,20 @@ class TokenAnswer(Answer):
 
 
 class MeAnswer(Answer):
-    """The caller's own account. ``scope`` is what the credential in use may do."""
+    """The caller's own account, and what the credential in use is good for.
+
+    ``scope`` is what it may do; ``instanceId`` the one instance that it reaches, whose key it is (in no
+    group then); ``apiKeyId`` the API key that it is; ``expiresAt`` when it ends by itself.
+    """
 
     userId: str
     username: str
     group: list[str]
     createdAt: datetime
     scope: Scope
+    instanceId: str | None = None
+    apiKeyId: str | None = None
+    expiresAt: datetime | None = None
 
     @classmethod
     def of(cls, caller: Caller) -> MeAnswer:
@@ -56,9 +63,12 @@ class MeAnswer(Answer):
         return cls(
             userId=user.id,
             username=user.username,
-            group=list(user.groups),
+            group=[] if caller.instance_id is not None else list(user.groups),
             createdAt=user.created_at,
             scope=caller.scope,
+            instanceId=caller.instance_id,
+            apiKeyId=caller.api_key_id,
+            expiresAt=caller.expires_at,
         )
 
 
@@ -67,7 +77,7 @@ class ApiKeyCreateRequest(Request):
 
     name: Annotated[str, Text(least=1, most=255, one_line=True)]
     expiresAt: Annotated[datetime | None, Instant()] = Field(None, description="left out: never")
-    scope: Annotated[str, Choice(tuple(scope.value for scope in Scope))] = Scope.FULL.value
+    scope: Annotated[str, Choice((Scope.FULL.value, Scope.READ.value))] = Scope.FULL.value
 
 
 class ApiKeyDeleteRequest(Request):

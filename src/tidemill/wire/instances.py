@@ -112,6 +112,8 @@ class ConfigurationInfo(Answer):
 
 
 class SpecInfo(Answer):
+    """``instanceKey``: inside is a key to the API, for this instance alone."""
+
     instanceTypeId: str = ""
     instanceTypeName: str = ""
     gpuName: str = ""
@@ -124,6 +126,7 @@ class SpecInfo(Answer):
     nodePorts: list[NodePortInfo] = Field([])
     remoteStorages: list[dict[str, Any]] = Field([])
     instanceConfiguration: ConfigurationInfo | None = None
+    instanceKey: bool = False
 
 
 class InstanceRow(Answer):
@@ -194,6 +197,7 @@ def _spec(view: InstanceView, currency: str) -> SpecInfo:
             enableDocker=instance.enable_docker,
             dockerStorageSize=instance.docker_storage_gb,
         ),
+        instanceKey=instance.key_hash is not None,
     )
 
 

@@ -125,6 +125,9 @@ class LaunchRequest(Request):
     )
     idleStopSeconds: Annotated[float | None, NUMBER_TO_COME] = None
     env: dict[str, str] = Field({}, description="variables for the instance, 64 KiB in all", repr=False)
+    instanceKey: Annotated[bool, Flag()] = Field(
+        False, description="a key inside by which the instance can see, stop, restart and terminate itself"
+    )
     sshKeyIds: list[Annotated[str, Text()]] | None = Field(
         None, description="which of the account's ssh keys open the instance; left out for all"
     )
@@ -203,4 +206,5 @@ class LaunchRequest(Request):
             auto_renew=self.autoRenew,
             max_spend_micro=self.maxSpend,
             stop_after_seconds=self.stopAfterSeconds,
+            instance_key=self.instanceKey,
         )

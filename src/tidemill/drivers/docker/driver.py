@@ -423,6 +423,7 @@ class DockerDriver(Driver):
                 host_key=workload.host_key,
                 init_script=workload.init_script,
                 notices=workload.notices,
+                access=workload.access,
             )
         except ValueError as error:
             raise Refused(f"The instance's files could not be made: {error}") from error

@@ -48,7 +48,7 @@ SEEN = tuple(field.name for field in fields(Seen))
 WORKLOAD = tuple(
     field.name
     for field in fields(Workload)
-    if field.name not in {"ports", "devices", "host_key", "init_script", "env"}
+    if field.name not in {"ports", "devices", "host_key", "init_script", "env", "access"}
 )
 
 
