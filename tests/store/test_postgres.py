@@ -137,11 +137,11 @@ async def test_a_lock_that_somebody_keeps_stops_no_reader_and_is_told_after_a_wh
         stuck = [asyncio.create_task(database.write(lambda c: c.execute(change))) for _ in range(12)]
         for _ in range(5):
             assert await database.read(names) == {"row"}
-        assert time.monotonic() - began < 2
+        assert not any(each.done() for each in stuck), "readers waited for them"
         for error in await asyncio.gather(*stuck, return_exceptions=True):
             assert isinstance(error, Unavailable)
             assert "nothing was changed" in error.message
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20, "one waits after the other"
         somebody.rollback()
     engine.dispose()
     await database.write(lambda c: c.execute(change))

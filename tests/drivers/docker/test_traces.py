@@ -219,4 +219,4 @@ async def test_the_engine_says_how_it_is(driver: DockerDriver) -> None:
     assert report.folder == docker("info", "--format", "{{.DockerRootDir}}")
     assert report.free_gb is not None
     assert report.at is not None
-    assert abs((report.at - SystemClock().now()).total_seconds()) < 5
+    assert abs((report.at - SystemClock().now()).total_seconds()) < 60
