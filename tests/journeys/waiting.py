@@ -11,8 +11,12 @@ LEAST = 60.0  # seconds: whoever waits for less has a machine of their own in mi
 
 
 def until(what: str, probe: Callable[[], T], seconds: float = 30.0, pause: float = 0.1) -> T:
-    """The first true value of ``probe``. Raises AssertionError, with the last value, when there is none."""
-    deadline = time.monotonic() + max(seconds, LEAST)
+    """The first true value of ``probe``. Raises AssertionError, with the last value, when there is none.
+
+    It is waited for ``LEAST`` seconds at least.
+    """
+    seconds = max(seconds, LEAST)
+    deadline = time.monotonic() + seconds
     while True:
         value = probe()
         if value:
