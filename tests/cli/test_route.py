@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tidemill.cli import identities
-from tidemill.cli.entering import SCP_TAKING, SSH_TAKING, here, leading, sides
+from tidemill.cli.entering import SCP_TAKING, SSH_TAKING, here, leading, running, sides
 from tidemill.cli.failures import Failure
 from tidemill.cli.identities import Identity, made, matching, of_this_machine
 from tidemill.cli.opening import url_of
@@ -52,6 +53,7 @@ def places(tmp_path: Path) -> Places:
 def row(**changes: Any) -> InstanceRow:
     """As a server says it."""
     said = {
+        "status": "Running",
         "id": ID,
         "name": "first",
         "user": "root",
@@ -66,7 +68,7 @@ def row(**changes: Any) -> InstanceRow:
                 "name": said["name"],
                 "instanceUsername": said["user"],
             },
-            "instanceRuntimeInfo": {"status": "Running", "sshHostKey": said["key"]},
+            "instanceRuntimeInfo": {"status": said["status"], "sshHostKey": said["key"]},
             "instanceSpecInfo": {
                 "regionInfo": {"regionId": "r", "regionName": "r", "sshAddress": said["address"]},
                 "nodePorts": [{"port": 22, "nodePort": said["port"]}],
@@ -265,6 +267,37 @@ def test_sides_of_a_copy(tmp_path: Path) -> None:
     assert here("-x") == "./-x"
     assert here("a:b") == "./a:b"
     assert here("/a") == "/a"
+
+
+class Watched:
+    """A client whose instance has these statuses one after the other."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.statuses = statuses
+
+    @property
+    def instances(self) -> Watched:
+        return self
+
+    def watch(self, id: str) -> Iterator[InstanceRow]:
+        assert id == ID
+        return iter([row(status=status) for status in self.statuses])
+
+
+def test_one_that_is_starting_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    client: Any = Watched("PullingImage", "PullingImage", "Starting", "Running")
+    assert running(client, row(status="Initializing"), "first").instanceRuntimeInfo.status == "Running"
+    assert capsys.readouterr().err == (
+        "first is PullingImage; waiting until it runs\nfirst is Starting; waiting until it runs\n"
+    )
+
+
+@pytest.mark.parametrize("status", ["Stopped", "Stopping", "StartingFailed", "Archived"])
+def test_one_that_will_not_run_is_not_waited_for(status: str) -> None:
+    client: Any = Watched()
+    with pytest.raises(Failure, match=f"a b is {status}") as failed:
+        running(client, row(status=status), "a b")
+    assert (failed.value.next == "Start it with: tidemill start 'a b'") == status.startswith("Stop")
 
 
 def test_addresses() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import Annotated
 
@@ -61,7 +62,7 @@ def open_(
             f"{name} has published {what}{there}",
             exit=Exit.NOT_FOUND,
             code="noPort",
-            next=f"Forward it with: tidemill ssh {name} -L {forwarded}:localhost:{forwarded}",
+            next=f"Forward it with: tidemill ssh {shlex.quote(name)} -L {forwarded}:localhost:{forwarded}",
         )
     rows = [{"port": at, "url": url} for at, url in found.items()]
     if len(rows) > 1 or output is not Form.TABLE:
