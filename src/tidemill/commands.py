@@ -14,6 +14,14 @@ HERE = "This command"
 OPERATOR = "Operator, on the server's machine"
 
 COMMANDS = (
+    Command("launch", "tidemill.cli.launch:launch", DAILY, "Launch an instance, and print how to enter it."),
+    Command(
+        "price",
+        "tidemill.cli.price:price",
+        DAILY,
+        "Show what can be rented, what it costs, and what is in stock.",
+        ("types",),
+    ),
     Command("ls", "tidemill.cli.instances:ls", DAILY, "List your instances, the newest first."),
     Command(
         "ssh",

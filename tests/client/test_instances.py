@@ -95,6 +95,14 @@ def test_where_there_is_no_call_for_one_instance_it_is_looked_for_in_the_list() 
         Told([page(total=0)]).client(Service.HPC_AI).instances.get(ID)
 
 
+def test_a_service_that_does_not_know_dry_runs_is_not_asked_for_one() -> None:
+    told = Told([MADE, MADE])
+    for ask in (lambda calls: calls.quote({}), lambda calls: calls.quote_start(ID)):
+        with pytest.raises(errors.ClientError, match="no price"):
+            ask(told.client(Service.HPC_AI).instances)
+    assert told.sent == []
+
+
 def test_what_another_service_says_by_null_is_as_if_left_out() -> None:
     odd = row(diagnosisReason=None, diagnosisMessage=None, startedAt=None)
     odd["instanceSpecInfo"] |= {"nodePorts": None, "billing": None, "unheard": [None]}

@@ -85,11 +85,16 @@ def show_one(row: R, facts: Sequence[tuple[str, str]], form: Form, *, name: Call
         case Form.NAME:
             _print(f"{name(row)}\n")
         case Form.TABLE:
-            told = [(title, text) for title, text in facts if text]
-            widest = max((table.wide(title) for title, _ in told), default=0)
-            _print("".join(f"{title:<{widest}}  {table.seemly(text)}\n" for title, text in told))
+            _print(told(facts))
         case _:
             _machine(plain(row), form)
+
+
+def told(facts: Sequence[tuple[str, str]]) -> str:
+    """A line for each fact that has a text."""
+    known = [(title, text) for title, text in facts if text]
+    widest = max((table.wide(title) for title, _ in known), default=0)
+    return "".join(f"{title:<{widest}}  {table.seemly(text)}\n" for title, text in known)
 
 
 def watched(seconds: float | None, look: Callable[[], None]) -> None:

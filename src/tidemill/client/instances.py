@@ -129,9 +129,10 @@ class Instances(Subject[K]):
 
     @operation
     def quote(self, order: Order) -> Steps[QuoteInfo]:
-        """What a launch would cost, after every check of it, and without it. Raises Refused."""
+        """What a launch would cost, after every check of it, and without it. Raises Refused, ClientError."""
         from tidemill.wire.quote import QuoteAnswer
 
+        self._check_quotes()
         asked: Order = (
             {**order, "dryRun": True}
             if isinstance(order, Mapping)
@@ -201,9 +202,10 @@ class Instances(Subject[K]):
 
     @operation
     def quote_start(self, instance_id: str) -> Steps[QuoteInfo]:
-        """What a start would cost, without it. Raises Refused."""
+        """What a start would cost, without it. Raises Refused, ClientError."""
         from tidemill.wire.quote import QuoteAnswer
 
+        self._check_quotes()
         asked = StartRequest(instanceId=instance_id, dryRun=True)
         answer = yield from self._post("/api/instance/start", QuoteAnswer, asked, repeatable=True)
         return answer.quote
@@ -222,6 +224,11 @@ class Instances(Subject[K]):
     def terminate(self, instance_id: str) -> Steps[None]:
         """End an instance and its disks. Raises Refused; NotFound when it is gone already."""
         yield from self._ask("terminate", instance_id, repeatable=True)
+
+    def _check_quotes(self) -> None:
+        """HPC-AI's service ignores fields that it does not know: a dry run would be a launch."""
+        if self.manner.service is not Service.TIDEMILL:
+            raise ClientError("This service tells no price beforehand")
 
     def _ask(self, verb: str, instance_id: str, *, repeatable: bool) -> Steps[InstanceAnswer]:
         asked = InstanceRequest(instanceId=instance_id)
