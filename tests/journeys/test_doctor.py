@@ -165,7 +165,7 @@ def test_what_was_stopped_by_us_and_started_by_hand(server: Server, tenant: Tena
     assert ("runsThoughStopped", id) in codes(doctor(server))
     server.start()
     until("it is stopped again", lambda: not running_container(id), 200)
-    until("nothing is wrong any more", lambda: doctor_is_content(server), 200)
+    until("nothing is wrong any more", lambda: doctor_is_content(server), 200, pause=1)
     tenant.do("terminate", id)
 
 
@@ -228,7 +228,7 @@ def test_the_server_itself_removes_leftovers_after_their_grace(
 
     until("something of it was removed", lambda: "tidemill_orphans_removed_total{" in metrics(), 120)
     until("all of it was removed", lambda: 'tidemill_orphans{region="local"} 0' in metrics(), 120)
-    until("nothing is wrong any more", lambda: doctor_is_content(server), 60)
+    until("nothing is wrong any more", lambda: doctor_is_content(server), 60, pause=1)
     assert tenant.status(id) == "Running"
     server.terminate_all(tenant)
     server.stop()
