@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from tests.stock import CPU_TYPE, MONEY, Stocked, accept, offer, pay_in
+from tests.store.line import Line
 
 from tidemill.catalogue import Tables
 from tidemill.clock import SystemClock
@@ -35,6 +37,7 @@ from tidemill.settings import Configuration, Settings
 from tidemill.store import accounts, facts, findings, instances
 from tidemill.store.database import Database
 from tidemill.store.migrate import newest
+from tidemill.store.postgres import PATIENCE
 from tidemill.store.schema import instances as rows
 from tidemill.store.schema import nodes
 from tidemill.wake import Wake
@@ -359,6 +362,17 @@ async def test_a_database_of_another_version_or_none_is_not_looked_at(place: Pla
     with sqlite3.connect(place.settings.data_dir / "tidemill.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     assert "newer version" in (await place.visit()).blind
+
+
+async def test_a_postgresql_that_is_down_is_said_at_once(on_postgres: Place) -> None:
+    with Line(on_postgres.settings.database_url) as line:
+        url = line.url
+    settings = Settings(data_dir=on_postgres.settings.data_dir, database_url=url)
+    began = time.monotonic()
+    report = await visit(Configuration(settings, {}), CLOCK)
+    assert time.monotonic() - began < PATIENCE / 2
+    assert report.exit_code is Exit.BLIND
+    assert "nothing was changed" in report.blind
 
 
 async def test_a_damaged_database_is_said(place: Place) -> None:

@@ -81,7 +81,7 @@ class Examination:
 
         kind = "SQLite" if self.database.is_sqlite else "PostgreSQL"
         try:
-            self.database.run(migrate.revision_of)  # says what to do where a PostgreSQL lets nobody in
+            self.database.run_once(migrate.revision_of)  # a PostgreSQL that is down, or lets nobody in
             revision, label, at = await self.database.read_much(work)
         except TidemillError as error:
             self.report.blind = error.message

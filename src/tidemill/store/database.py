@@ -108,6 +108,10 @@ class Database:
         """The same as ``write`` on the calling thread, for callers without an event loop."""
         return self._backend.run(work)
 
+    def run_once(self, work: Work[T]) -> T:
+        """The same without another attempt where a PostgreSQL gives no answer: for who is told so at once."""
+        return self._backend.run_once(work)
+
     def close(self) -> None:
         """Let every connection go; what was not committed is not done."""
         self._backend.close()

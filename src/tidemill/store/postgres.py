@@ -108,6 +108,10 @@ class Postgres:
         """The same on the calling thread. Raises Misconfigured at once when the server lets us not in."""
         return self._attempts(_WRITE, work, _Call(PATIENCE), at_start=True)
 
+    def run_once(self, work: Work[T]) -> T:
+        """The same, and one attempt."""
+        return self._attempts(_WRITE, work, _Call(0.0), at_start=True)
+
     async def _call(self, pool: ThreadPoolExecutor, begin: str, work: Work[T], patience: float) -> T:
         call = _Call(patience)
         future = pool.submit(self._attempts, begin, work, call)

@@ -70,6 +70,8 @@ class Sqlite:
     def run(self, work: Callable[[Connection], T]) -> T:
         return _run(self.engine, work)
 
+    run_once = run  # nobody is away who may come back
+
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self._group.close()
