@@ -281,7 +281,7 @@ def _warn_of_no_key(client: Client) -> None:
         return
     if not keys:
         typer.echo(
-            "There is no ssh key in this account, so nobody can log in there. Add one with: tidemill key add",
+            "There is no ssh key in this account. Add one with: tidemill key add; or tidemill ssh makes one",
             err=True,
         )
 
