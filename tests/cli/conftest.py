@@ -28,7 +28,7 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             env=self.given,
         )

@@ -7,12 +7,15 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pexpect
 import pytest
-from tests.cli.conftest import Machine
+from tests.cli.conftest import COMMAND, Machine
 from tests.cli.on_docker import at, deployment
 from tests.journeys.running import Server, Tenant, free_port
+from tests.journeys.visiting import Person
 from tests.journeys.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -65,26 +68,68 @@ def test_again_it_says_nothing_and_passes_on_what_it_is_given(laptop: Machine, f
     assert laptop.tidemill("ssh", "first", "-l", "nobody-here", "-o", "BatchMode=yes").returncode == 255
 
 
-def test_ports_and_the_agent_are_forwarded(laptop: Machine, first: str) -> None:
-    key = laptop.home / ".config/tidemill/ssh/id_ed25519"
-    here = free_port()
-    agent = laptop.home / "agent"
-    with subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL) as keeper:
+@contextmanager
+def agent(folder: Path, key: Path) -> Iterator[str]:
+    """An agent with this key; gives its SSH_AUTH_SOCK."""
+    socket = folder / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as keeper:
         try:
-            until("the agent listens", agent.exists)
-            laptop.environ["SSH_AUTH_SOCK"] = str(agent)
-            subprocess.run(["ssh-add", "-q", key], check=True, env=os.environ | laptop.environ)
-            said = laptop.answer("ssh", "first", "-A", "test -S $SSH_AUTH_SOCK && echo there")
-            assert said == "there\n"
+            until("the agent listens", socket.exists)
+            subprocess.run(
+                ["ssh-add", "-q", key], check=True, env=os.environ | {"SSH_AUTH_SOCK": str(socket)}
+            )
+            yield str(socket)
         finally:
-            del laptop.environ["SSH_AUTH_SOCK"]
             keeper.terminate()
+
+
+def test_ports_and_the_agent_are_forwarded(laptop: Machine, first: str, tmp_path: Path) -> None:
+    here = free_port()
+    with agent(tmp_path, laptop.home / ".config/tidemill/ssh/id_ed25519") as socket:
+        with_agent = Machine(laptop.home, {**laptop.environ, "SSH_AUTH_SOCK": socket})
+        said = with_agent.answer("ssh", "first", "-A", "test -S $SSH_AUTH_SOCK && echo there")
+        assert said == "there\n"
     with laptop.started("ssh", "-N", "-L", f"127.0.0.1:{here}:127.0.0.1:22", "first") as tunnel:
         try:
             banner = until("the tunnel stands", lambda: _banner(here))
         finally:
             tunnel.terminate()
     assert banner.startswith(b"SSH-2.0-")
+
+
+def test_a_key_that_only_the_agent_has(laptop: Machine, user: Tenant, first: str, tmp_path: Path) -> None:
+    person = Person.with_new_key(tmp_path)
+    id = user.add_key(person.public_line, "in an agent")
+    with agent(tmp_path, person.key) as socket:
+        person.key.unlink()
+        other = Machine(tmp_path / "home", {**laptop.environ, "SSH_AUTH_SOCK": socket})
+        done = until(
+            "the key opens the instance",
+            lambda: done if (done := other.tidemill("ssh", "first", "id -u")).returncode == 0 else None,
+            60,
+        )
+        assert (done.stdout, done.stderr) == ("0\n", "")
+    assert not (other.home / ".config/tidemill/ssh/id_ed25519").exists()
+    user.post("/api/user/sshkey/delete", {"sshKeyId": id})
+
+
+def test_a_shell_in_a_terminal(laptop: Machine, first: str) -> None:
+    shell = pexpect.spawn(
+        COMMAND[0],
+        ["ssh", first],
+        env=laptop.given | {"TERM": "xterm"},
+        dimensions=(40, 100),
+        encoding="utf-8",
+        timeout=60,
+    )
+    try:
+        shell.expect("# ")
+        shell.sendline("tty; stty size; exit 3")
+        shell.expect("/dev/pts/.*40 100")
+        shell.expect(pexpect.EOF)
+    finally:
+        shell.close(force=True)
+    assert shell.exitstatus == 3
 
 
 def _banner(port: int) -> bytes:
