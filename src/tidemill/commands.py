@@ -9,8 +9,10 @@ from __future__ import annotations
 from tidemill.cli.lazy import Command
 
 DAILY = "Daily"
+MONEY = "Money"
 ACCOUNT = "Account"
 HERE = "This command"
+REMOTE = "Operator, from anywhere"
 OPERATOR = "Operator, on the server's machine"
 
 COMMANDS = (
@@ -49,6 +51,44 @@ COMMANDS = (
         DAILY,
         "Let ssh, rsync, VS Code and JetBrains use the names of instances.",
     ),
+    Command("show", "tidemill.cli.looking:show", DAILY, "Show an instance: how to enter it, what it costs."),
+    Command(
+        "logs",
+        "tidemill.cli.looking:logs",
+        DAILY,
+        "Print what the init script and the console printed, as it is.",
+    ),
+    Command(
+        "events",
+        "tidemill.cli.looking:events",
+        DAILY,
+        "Show what happened to an instance, and what happens.",
+    ),
+    Command("stop", "tidemill.cli.verbs:stop", DAILY, "Stop instances; their disks are kept."),
+    Command("start", "tidemill.cli.verbs:start", DAILY, "Start stopped instances again."),
+    Command("restart", "tidemill.cli.verbs:restart", DAILY, "Stop and start instances."),
+    Command(
+        "rm",
+        "tidemill.cli.verbs:rm",
+        DAILY,
+        "End instances for good, with their disks.",
+        ("terminate",),
+    ),
+    Command("image", "tidemill.cli.catalogue:image", DAILY, "Images that instances are launched from."),
+    Command("region", "tidemill.cli.catalogue:region", DAILY, "Regions that take launches."),
+    Command("balance", "tidemill.cli.money:balance", MONEY, "Show what you own, and for how long it lasts."),
+    Command("top", "tidemill.cli.money:top", MONEY, "Watch what there is, and what it comes to."),
+    Command(
+        "usage", "tidemill.cli.money:usage", MONEY, "Show how long each instance ran, and what that cost."
+    ),
+    Command("statement", "tidemill.cli.money:statement", MONEY, "Show every change of what you own."),
+    Command(
+        "ledger",
+        "tidemill.cli.money:ledger",
+        MONEY,
+        "Show your ledger, the newest posting first.",
+    ),
+    Command("cap", "tidemill.cli.money:cap", MONEY, "Caps on what may be spent."),
     Command(
         "login",
         "tidemill.cli.account:login",
@@ -66,8 +106,10 @@ COMMANDS = (
     Command(
         "key", "tidemill.cli.key:app", ACCOUNT, "The ssh keys of your account, which open your instances."
     ),
+    Command("apikey", "tidemill.cli.apikeys:app", ACCOUNT, "API keys: what programs prove themselves with."),
     Command("config", "tidemill.cli.config:app", HERE, "The servers that this command knows, by name."),
     Command("completion", "tidemill.cli.completion:completion", HERE, "Print the shell's completion."),
+    Command("admin", "tidemill.cli.admin:app", REMOTE, "What the operator does over the API."),
     *(
         Command(name, f"tidemill.operate.{target}", OPERATOR, help)
         for name, target, help in (

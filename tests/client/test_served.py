@@ -252,3 +252,32 @@ def test_a_server_that_is_not_there_is_said_to_be_not_there() -> None:
 def test_a_server_may_be_named_with_its_api_path(server: Server, user: Tenant) -> None:
     with Client(server.url + "/api/", token=user.token) as client:
         assert client.account.me().username == user.username
+
+
+def test_what_happens_is_told_as_it_happens_and_goes_on_where_it_was(client: Client) -> None:
+    made = client.instances.launch("told", "small", "debian")
+    client.instances.wait_until_running(made)
+    known = list(client.instances.events(made))
+    with closing(client.events(instance_id=made, after=known[0].seq)) as stream:
+        again = [next(stream) for _ in known[1:]]
+        assert [each.seq for each in again] == [each.seq for each in known[1:]]
+        client.instances.stop(made)
+        assert next(stream).to == "Stopping"
+    with closing(client.events(after=known[-1].seq)) as stream:
+        assert next(stream).instanceName == "told"
+    whole = [each.seq for each in client.events(instance_id=made, after=0, follow=False)]
+    assert whole[: len(known)] == [each.seq for each in known]
+    client.instances.terminate(made)
+
+
+async def test_what_happens_is_told_to_those_who_await_it(awaited: AsyncClient) -> None:
+    async with aclosing(awaited.events()) as stream:
+        first = asyncio.ensure_future(anext(stream))
+        made = ""
+        while not first.done():  # it may have begun to listen only after the first of them
+            if made:
+                await awaited.instances.terminate(made)
+            made = await awaited.instances.launch("heard", "small", "debian")
+            await asyncio.wait({first}, timeout=1)
+        assert (await first).instanceName == "heard"
+    await awaited.instances.terminate(made)

@@ -97,6 +97,20 @@ def told(facts: Sequence[tuple[str, str]]) -> str:
     return "".join(f"{title:<{widest}}  {table.seemly(text)}\n" for title, text in known)
 
 
+def stream_row(row: Any, line: str, form: Form, *, name: str) -> None:
+    """One more of a list without an end, as it comes: a line for people, one JSON object on a line."""
+    match form:
+        case Form.TABLE:
+            _print(table.seemly(line) + "\n")
+        case Form.NAME:
+            _print(f"{name}\n")
+        case Form.JSON:
+            _print(json.dumps(plain(row), ensure_ascii=False) + "\n")
+        case Form.YAML:
+            _print("---\n")
+            _machine(plain(row), form)
+
+
 def watched(seconds: float | None, look: Callable[[], None]) -> None:
     """Show it once, or again and again. On a terminal each look takes the place of the one before."""
     if seconds is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
+from tidemill.cli.access import chosen
 from tidemill.cli.failures import Exit, Failure
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SHOWN = 8  # candidates that an error names
 INSTANCE_PREFIX = "notebook-"
+UNKNOWN = "unknownName"
 
 
 def resolved(
@@ -50,21 +52,48 @@ def resolved(
                 next="Say its id",
             )
     there = f"there is {_listed(all, id, name)}" if all else f"there is no {noun}"
-    raise Failure(f"No {noun} is called {said!r}; {there}", exit=Exit.NOT_FOUND, code="unknownName")
+    raise Failure(f"No {noun} is called {said!r}; {there}", exit=Exit.NOT_FOUND, code=UNKNOWN)
 
 
 def instance(client: Client, said: str, *, released: bool = False) -> InstanceRow:
-    """The instance that is meant; a whole id costs one small question, a name the list. Raises Failure."""
+    """The instance that is meant; a whole id costs one small question, a name the list. Raises Failure.
+
+    With ``released`` also one that has ended, where none that is there is meant.
+    """
     if said.startswith(INSTANCE_PREFIX) and len(said) == len(INSTANCE_PREFIX) + 36:
         return client.instances.get(said)
+    try:
+        return _of(client.instances.list(), said)
+    except Failure as error:
+        if not released or error.code != UNKNOWN:
+            raise
+    return _of(client.instances.list(include_released=True), said)
+
+
+def _of(rows: Iterable[InstanceRow], said: str) -> InstanceRow:
     return resolved(
         said,
-        client.instances.list(include_released=released),
+        rows,
         noun="instance",
         id=lambda row: row.instanceMetadata.instanceId,
         name=lambda row: row.instanceMetadata.name or row.instanceMetadata.instanceName,
         prefix=INSTANCE_PREFIX,
     )
+
+
+def own_or(
+    client: Client, said: str | None, server: str | None, *, own: bool, released: bool = False
+) -> InstanceRow:
+    """The instance of that name, or with ``--self`` the one that this runs in. Raises Failure."""
+    if own:
+        if said is not None:
+            raise Failure("--self is this instance: say no other", exit=Exit.USAGE, code="usage")
+        return client.instances.get(chosen(server, own=True).instance)
+    if said is None:
+        raise Failure(
+            "Say which instance", exit=Exit.USAGE, code="usage", next="They are listed by: tidemill ls"
+        )
+    return instance(client, said, released=released)
 
 
 def _listed(things: list[T], id: Callable[[T], str], name: Callable[[T], str]) -> str:

@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from tidemill.client.errors import ClientError
+from tidemill.client.happenings import Happenings
 from tidemill.client.instances import Instances
-from tidemill.client.kinds import Async, K, Resource, Sync
+from tidemill.client.kinds import Async, K, Sync
 from tidemill.client.lines import Address, AwaitedLine, BlockingLine
 from tidemill.client.sending import Retries
 from tidemill.client.service import Service
@@ -25,37 +26,36 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0  # seconds without a byte of an answer
 
 
-class _Calls(Resource[K]):
+class _Calls(Happenings[K]):
     """The subjects that there are; all but the first are imported when they are asked for."""
 
     def __init__(self, line: Any, manner: Manner, *, awaits: bool) -> None:
-        super().__init__(line, awaits=awaits)
-        self._manner = manner
+        super().__init__(line, manner, awaits=awaits)
         self.instances: Instances[K] = Instances(line, manner, awaits=awaits)
 
     @cached_property
     def catalogue(self) -> Catalogue[K]:
         from tidemill.client.catalogue import Catalogue
 
-        return Catalogue(self.line, self._manner, awaits=self.is_async)
+        return Catalogue(self.line, self.manner, awaits=self.is_async)
 
     @cached_property
     def account(self) -> Account[K]:
         from tidemill.client.account import Account
 
-        return Account(self.line, self._manner, awaits=self.is_async)
+        return Account(self.line, self.manner, awaits=self.is_async)
 
     @cached_property
     def billing(self) -> Billing[K]:
         from tidemill.client.billing import Billing
 
-        return Billing(self.line, self._manner, awaits=self.is_async)
+        return Billing(self.line, self.manner, awaits=self.is_async)
 
     @cached_property
     def admin(self) -> Admin[K]:
         from tidemill.client.admin import Admin
 
-        return Admin(self.line, self._manner, awaits=self.is_async)
+        return Admin(self.line, self.manner, awaits=self.is_async)
 
 
 def _address(url: str | None, api_key: str | None, token: str | None, timeout: float) -> Address:

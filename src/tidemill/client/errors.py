@@ -100,6 +100,14 @@ class Unknown(ClientError):
         self.known = known
 
 
+class EventsLost(ClientError):
+    """A stream of events cannot go on where it was: list the instances again, and go on ``after``."""
+
+    def __init__(self, message: str, *, after: int) -> None:
+        super().__init__(message)
+        self.after = after
+
+
 class NotReached(ClientError):
     """What was waited for did not come about. ``instance`` is the last that was seen of it."""
 
