@@ -74,7 +74,10 @@ def _show_type(client: Client, type: str, region: str | None, spot: bool, output
         ("region", offer.region.regionName),
         ("stock", offer.type.stockStatus),
         *(
-            (offers.SHORT[mode], f"{offers.price_of(offer, mode)} {found.currency}/{offers.UNITS[mode]}")
+            (
+                offers.SHORT.get(mode, mode),
+                f"{offers.price_of(offer, mode)} {found.currency}/{offers.UNITS.get(mode, mode)}",
+            )
             for mode in offer.modes
         ),
         ("disk", disk),

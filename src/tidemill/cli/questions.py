@@ -28,7 +28,11 @@ def answered(said: Said, file: Body, catalogue: Catalogue) -> Said:
     from tidemill.client.orders import offers as offered
 
     if said.type is None and "instanceTypeId" not in file:
-        there = offers.within(offered(catalogue.stock), region=said.region, spot=said.spot)
+        region = said.region or (str(file["region"]) if file.get("region") else None)
+        spot = file.get("isSpotInstance") if said.spot is None else said.spot
+        there = offers.within(
+            offered(catalogue.stock), region=region, spot=None if spot is None else bool(spot)
+        )
         if not there:
             raise Failure("Nothing is for rent here", exit=Exit.NOT_FOUND, code="noOffers")
         said = _with_offer(said, file, there, catalogue.stock.currency)
@@ -64,14 +68,15 @@ def _with_mode(said: Said, offer: Offer, currency: str) -> Said:
 
     if len(offer.modes) > 1:
         for mode in offer.modes:
-            amount = f"{offers.price_of(offer, mode)} {currency} per {offers.UNITS[mode]}"
-            typer.echo(f"  {offers.SHORT[mode]:<6} {amount}", err=True)
+            amount = f"{offers.price_of(offer, mode)} {currency} per {offers.UNITS.get(mode, mode)}"
+            typer.echo(f"  {offers.SHORT.get(mode, mode):<6} {amount}", err=True)
         default = default_mode(offer)
-        short = {offers.SHORT[mode]: mode for mode in offer.modes}
-        said = replace(said, mode=ask("Charged by", _word_of(short), offers.SHORT[default]))
+        short = {offers.SHORT.get(mode, mode): mode for mode in offer.modes}
+        said = replace(said, mode=ask("Charged by", _word_of(short), offers.SHORT.get(default, default)))
     mode = said.mode or default_mode(offer)
-    if offers.UNITS[mode] != "hour" and said.duration is None:
-        said = replace(said, duration=ask(f"For how many {offers.UNITS[mode]}s", whole, "1"))
+    unit = offers.UNITS.get(mode, "hour")
+    if unit != "hour" and said.duration is None:
+        said = replace(said, duration=ask(f"For how many {unit}s", whole, "1"))
     return said
 
 
