@@ -216,6 +216,7 @@ class Server:
     guest: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    host: str = "127.0.0.1"
     port: int = field(default_factory=free_port)
     ports: tuple[int, int] = field(default_factory=lambda: free_ports(100))
     deployment: str = field(default_factory=lambda: f"journey-{secrets.token_hex(4)}")
@@ -278,7 +279,7 @@ class Server:
         """A server process, not waited for."""
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                self.command("serve", "--host", "127.0.0.1", "--port", str(self.port)),
+                self.command("serve", "--host", self.host, "--port", str(self.port)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
