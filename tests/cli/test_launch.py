@@ -205,7 +205,7 @@ def test_the_init_script_is_waited_for(here: Machine, user: Tenant) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ((), 2, "--type and --image must be said"),
+        ((), 2, "--type and --image must be said. What there is, show: tidemill price, tidemill image list"),
         (("-t", "small"), 2, "--image must be said"),
         (QUICK, 2, "Say --yes to launch without a question, or --dry-run"),
         (("-t", "smal", "-i", "fedora", "-y"), 4, "There is no image 'fedora'; there is: Debian 12, PyTorch"),

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn
-from uuid import uuid4
 
 import typer
 
@@ -44,6 +43,8 @@ def begun(client: Client, body: Body, *, cancels: bool, knows_keys: bool) -> Lau
 
     Without ``knows_keys`` the service cannot say it, and nothing is asked a second time.
     """
+    from uuid import uuid4
+
     key, name = str(uuid4()), str(body.get("name"))
     try:
         return Launch(client, client.instances.create(body, idempotency_key=key), name, cancels)

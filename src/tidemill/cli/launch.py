@@ -36,7 +36,10 @@ def launch(
         ),
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", "-i", metavar="NAME", help=f"What it runs. {NAMED}")
+        str | None,
+        typer.Option(
+            "--image", "-i", metavar="NAME", help=f"What it runs: `tidemill image list` lists it. {NAMED}"
+        ),
     ] = None,
     region: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where; without it, where the type is in stock.")
@@ -210,7 +213,10 @@ def _check_answers(said: Said, body: Body, *, asks: bool) -> None:
         if value is None and field not in body
     ]
     if missing:
-        raise order.wrong(f"{' and '.join(missing)} must be said", "What there is, shows: tidemill price")
+        raise order.wrong(
+            f"{' and '.join(missing)} must be said",
+            "What there is, show: tidemill price, tidemill image list",
+        )
     if asks:
         raise order.wrong(
             "There is no terminal to ask on whether to launch it",
