@@ -188,7 +188,7 @@ async def test_a_refund_goes_back_where_the_money_came_from(api: Served, town: T
         "lines": [{"debit": "revenue", "credit": "balance", "amount": 0.5}],
     }
     assert await done(api, "refund", postingId=row["id"], amount=0.5) == part
-    assert await done(api, "refund", postingId=row["id"]) == part
+    assert await refused(api, "refund", postingId=row["id"]) == (409, "idUsed"), "all that is left is more"
     assert await refused(api, "refund", postingId=row["id"], amount=0.1) == (409, "idUsed")
     too_much = {"postingId": row["id"], "id": "2", "amount": 0.500001}
     assert await refused(api, "refund", **too_much) == (409, "notRefundable")
@@ -197,6 +197,9 @@ async def test_a_refund_goes_back_where_the_money_came_from(api: Served, town: T
         {"debit": "revenue", "credit": "balance", "amount": 0.25},
         {"debit": "revenue", "credit": "voucher/gift", "amount": 0.25},
     ]
+    assert await done(api, "refund", postingId=row["id"], id="2") == rest
+    assert await done(api, "refund", postingId=row["id"], id="2", amount=0.5) == rest
+    assert await refused(api, "refund", postingId=row["id"], id="2", amount=0.25) == (409, "idUsed")
     assert await refused(api, "refund", postingId=row["id"], id="3") == (409, "notRefundable")
     after = town.amounts()
     assert after["balance"] == before["balance"] + 750_000

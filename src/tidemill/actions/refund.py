@@ -17,8 +17,9 @@ from tidemill.store import ledger, postings
 async def refund(context: Context, *, posting_id: str, amount: int | None, id: str, memo: str) -> Posting:
     """Give ``amount`` micro-units of a charge back, or all that is left of it, where it came from.
 
-    The same ``id`` for the same charge again adds nothing. Raises NotFound, Conflict (it is no charge, there
-    is not so much left of it, or the id was used for another amount).
+    The same ``id`` for the same charge again adds nothing: also for all that is left, where that is what it
+    was for. Raises NotFound, Conflict (it is no charge, there is not so much left of it, or the id was used
+    for another amount).
     """
     now = context.clock.now()
 
@@ -34,9 +35,10 @@ async def refund(context: Context, *, posting_id: str, amount: int | None, id: s
         ledger.take_turns(connection, [charge.user_id])
         earlier = postings.correcting(connection, charge)
         made = refund_of(charge, earlier, amount, id=id, now=now, memo=memo)
-        for each in earlier:
+        for number, each in enumerate(earlier):
             if each.id == f"refund:{charge.id}:{id}":
-                if amount is not None and each.effect != amount:
+                then = sum(left_to_refund(charge, earlier[:number]).values())
+                if each.effect != (then if amount is None else amount):
                     raise id_used()
                 return each
         if made is None:
