@@ -113,6 +113,25 @@ async def test_a_dry_run_makes_every_check(api: Served) -> None:
     assert missing.status_code == 404
 
 
+async def test_what_is_used_and_not_posted_is_not_available(api: Served) -> None:
+    """As the launch itself would have it: two hours at 1.5 were used, one of which is set aside."""
+    instance_id = (await api.post("/api/instance/create", LAUNCH)).json()["instanceId"]
+
+    def begin(connection: Any) -> None:
+        instance = instances.get(connection, instance_id)
+        assert instance is not None
+        for event in (Event.PLACED, Event.REACHABLE):
+            instance = instances.record(connection, instance, event, api.clock.now())
+
+    api.stocked.database.run(begin)
+    api.clock.pass_by(2 * 3600)
+    quote = (await api.post("/api/instance/create", LAUNCH | {"dryRun": True})).json()["quote"]
+    assert (quote["hold"], quote["available"]) == (1.5, (MONEY - 3_000_000) / 10**6)
+    price(api, ChargeMode.PER_HOUR, MONEY)
+    said = (await api.post("/api/instance/create", LAUNCH | {"dryRun": True})).json()["message"]
+    assert f"{quote['available']:g} EUR is available" in said
+
+
 async def test_the_quote_of_a_start(api: Served) -> None:
     weeks = LAUNCH | {"billing": {"chargeMode": "perWeek", "duration": 2}, "maxSpend": 7.25}
     instance_id = (await api.post("/api/instance/create", weeks)).json()["instanceId"]

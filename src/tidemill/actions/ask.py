@@ -19,7 +19,7 @@ from tidemill.model.lifecycle import STATES, Event, Keeps, State, Wanted
 from tidemill.model.money import shown
 from tidemill.model.quote import Quote
 from tidemill.settings import Settings
-from tidemill.store import instances, ledger, tariffs
+from tidemill.store import instances, ledger, metering, tariffs
 from tidemill.store.instances import Stale
 from tidemill.store.undone import undone
 
@@ -64,8 +64,9 @@ async def quote_start(context: Context, caller: Caller, instance_id: str) -> Quo
     def work(connection: Connection) -> Quote:
         with undone(connection):
             held = held_for(connection, instance_id)
+            owed = metering.uncovered(connection, caller.user.id, now)
             _, after = _moved(connection, context.settings, caller, instance_id, Event.START, now)
-            return quote_of(connection, after, held, now)
+            return quote_of(connection, after, held, owed, now)
 
     return await _written(context, work, durable=False)
 

@@ -28,7 +28,7 @@ from tidemill.model.offer import ChargeMode, Image, InstanceType, Region
 from tidemill.model.placement import Need
 from tidemill.model.quote import Quote
 from tidemill.settings import Settings
-from tidemill.store import accounts, instances, launch_keys, nodes, offers, reservations, tariffs
+from tidemill.store import accounts, instances, launch_keys, metering, nodes, offers, reservations, tariffs
 from tidemill.store.instances import Stale
 from tidemill.store.tariffs import Price
 from tidemill.store.undone import undone
@@ -77,8 +77,9 @@ async def quote(context: Context, caller: Caller, order: Order) -> Quote:
 
     def work(connection: Connection) -> Quote:
         with undone(connection):
+            owed = metering.uncovered(connection, caller.user.id, now)
             made = _accept(connection, context.settings, caller, order, now, _new_id())
-            return quote_of(connection, made, 0, now)
+            return quote_of(connection, made, 0, owed, now)
 
     return await _placed(context, work, durable=False)
 

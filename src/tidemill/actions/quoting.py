@@ -18,8 +18,14 @@ def held_for(connection: Connection, instance_id: str) -> int:
     return 0 if hold is None else hold.amount
 
 
-def quote_of(connection: Connection, instance: Instance, held_before: int, now: datetime) -> Quote:
-    """The terms of an instance that was just started; ``held_before`` is what was set aside already."""
+def quote_of(
+    connection: Connection, instance: Instance, held_before: int, owed_before: int, now: datetime
+) -> Quote:
+    """The terms of an instance that was just started.
+
+    ``held_before`` is what was set aside for it already; ``owed_before`` what its user had used and was not
+    posted, beyond what is held for that (``metering.uncovered``).
+    """
     price = None
     if instance.tariff_id is not None:
         price = tariffs.by_ids(connection, [instance.tariff_id])[instance.tariff_id]
@@ -35,5 +41,5 @@ def quote_of(connection: Connection, instance: Instance, held_before: int, now: 
         term_total=None if hourly else instance.price_micro * instance.duration,
         disk=instance.disk_price_micro * instance.data_disk_gb,
         hold=hold,
-        available=left + hold,
+        available=max(0, left + hold - owed_before),
     )
