@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -46,7 +45,7 @@ async def test_per_hour(town: Town) -> None:
 
 async def test_per_hour_in_the_dearest_band(town: Town) -> None:
     """One costs 2 by day and 5 at night: two of them are too much for 8 at any time."""
-    night = replace(NIGHT, rate=5 * UNIT)
+    night = NIGHT._replace(rate=5 * UNIT)
     town.price(2 * UNIT, ChargeMode.TIDE_PER_HOUR, bands=[night])
     cap(town, HOUR, 8 * UNIT)
     town.run(charge_mode=ChargeMode.TIDE_PER_HOUR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -368,7 +367,7 @@ async def test_what_is_archived_stays_so_until_somebody_pays(town: Town) -> None
 
 async def test_nothing_is_enough_for_a_time_that_is_free(town: Town) -> None:
     """A night that costs nothing, without any money: until it ends."""
-    free = replace(NIGHT, begins=12 * 60, ends=20 * 60, rate=0)
+    free = NIGHT._replace(begins=12 * 60, ends=20 * 60, rate=0)
     town.price(HOUR, ChargeMode.TIDE_PER_HOUR, bands=[free])
     town.funds(0)
     id = town.run(charge_mode=ChargeMode.TIDE_PER_HOUR)

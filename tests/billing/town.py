@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from tests.stock import CPU_TYPE, REGION, HandClock, Stocked, accept
 from tidemill.actions.ask import _paid_for
@@ -30,9 +30,8 @@ from tidemill.model.tariff import Band
 from tidemill.reconcile.billing import Billing
 from tidemill.settings import Settings
 from tidemill.store import instances, ledger, tariffs
-from tidemill.store.ledger import Entry
+from tidemill.store.schema import entries, ledger_accounts, regions
 from tidemill.store.schema import instances as rows
-from tidemill.store.schema import ledger_accounts, regions
 from tidemill.wake import Wake
 
 NIGHT = Band("night", frozenset(range(7)), 22 * 60, 8 * 60, 500)
@@ -162,10 +161,19 @@ class Town:
         for _ in range(3):
             await self.billing.run_pass()
 
-    def entries(self, *causes: Cause) -> list[Entry]:
-        return self.stocked.database.run(
-            lambda c: ledger.entries_of(c, self.user.id, causes=causes, limit=100_000)
-        )
+    def entries(self, *causes: Cause) -> Sequence[Row[Any]]:
+        """The user's lines of the ledger as they were written; of these causes, where some are given."""
+        lines = select(
+            entries.c.kind.label("cause"),
+            entries.c.debit_account.label("debit"),
+            entries.c.amount_micro.label("amount"),
+            entries.c.instance_id,
+            entries.c.at,
+            entries.c.since,
+            entries.c.until,
+            entries.c.memo,
+        ).where(entries.c.user_id == self.user.id, entries.c.kind.in_([*(causes or Cause)]))
+        return self.stocked.database.run(lambda c: c.execute(lines.order_by(entries.c.seq)).all())
 
     def spent(self, id: str | None = None) -> int:
         return sum(

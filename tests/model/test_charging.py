@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
@@ -42,9 +41,9 @@ def test_split_anywhere_is_the_same_and_nothing_goes_below_zero(
     left = {account.id: account.amount for account in accounts(given_funds)}
     purse, now, came_in = Purse(accounts(given_funds)), meter(tariff, OPENED), 0
     for part in parts:
-        now = replace(now, until=now.until + part)
+        now = now._replace(until=now.until + part)
         paid = charge(now, purse, now.until)
-        again = charge(replace(now, posted_until=paid.posted_until, rest=paid.rest), purse, now.until)
+        again = charge(now._replace(posted_until=paid.posted_until, rest=paid.rest), purse, now.until)
         assert again.postings == (), "posting again adds nothing"
         for posting in paid.postings:
             for line in posting.lines:
@@ -53,7 +52,7 @@ def test_split_anywhere_is_the_same_and_nothing_goes_below_zero(
                 if line.debit not in OWN:
                     left[line.debit] -= line.amount
                 came_in += line.amount
-        now = replace(now, posted_until=paid.posted_until, posted=paid.spent, rest=paid.rest)
+        now = now._replace(posted_until=paid.posted_until, posted=paid.spent, rest=paid.rest)
     assert came_in == now.posted == due(segments(tariff, OPENED, now.until))
     assert all(amount >= 0 for amount in left.values())
 

@@ -14,7 +14,7 @@ from tidemill.model import charging
 from tidemill.model.charging import Hold, Metered, Paid
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import Posting, Purse
-from tidemill.model.tariff import segments
+from tidemill.model.tariff import Tariff, weight
 from tidemill.reconcile import purses
 from tidemill.store import holds, ledger, metering, sightings
 from tidemill.store.schema import ledger_accounts
@@ -26,16 +26,16 @@ def charges_again_what_was_charged(patch: Patch) -> None:
     """Until when a meter was posted is not written down, and a charge is named by its instant."""
     real = metering._row
 
-    def row(meter: Metered, paid: Paid, now: datetime) -> dict[str, Any]:
-        return real(meter, paid, now) | {"until": meter.posted_until}
+    def row(meter: Metered, paid: Paid, again: datetime) -> tuple[Any, ...]:
+        return real(meter, paid._replace(posted_until=meter.posted_until or meter.opened_at), again)
 
     patch.setattr(metering, "_row", row)
     real_charge = charging.charge
 
     def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
         paid = real_charge(meter, purse, now, holds)
-        named = tuple(replace(each, id=f"{each.id}:{charging.micros(now)}") for each in paid.postings)
-        return replace(paid, postings=named)
+        named = tuple(each._replace(id=f"{each.id}:{charging.micros(now)}") for each in paid.postings)
+        return paid._replace(postings=named)
 
     patch.setattr(metering, "charge", charge)
 
@@ -57,10 +57,10 @@ def releases_a_hold_twice(patch: Patch) -> None:
 
     def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
         paid = charging.charge(meter, purse, now, holds)
-        return replace(paid, broken=())
+        return paid._replace(broken=())
 
     def release(hold: Hold, now: datetime, purse: Purse | None = None) -> Posting:
-        return replace(real(hold, now, purse), id=f"release:{hold.id}:{charging.micros(now)}")
+        return real(hold, now, purse)._replace(id=f"release:{hold.id}:{charging.micros(now)}")
 
     patch.setattr(metering, "charge", charge)
     patch.setattr(metering, "release", release)
@@ -72,7 +72,7 @@ def charges_until_now(patch: Patch) -> None:
 
     def metered(connection: Connection, rows: Sequence[Any], now: datetime) -> list[Metered]:
         found = real(connection, rows, now)
-        return [each if each.closed else replace(each, until=max(each.until, now)) for each in found]
+        return [each if each.closed else each._replace(until=max(each.until, now)) for each in found]
 
     patch.setattr(metering, "_metered", metered)
 
@@ -144,10 +144,10 @@ def bills_the_disk_after_its_end(patch: Patch) -> None:
 def charges_the_base_rate_at_night(patch: Patch) -> None:
     """The bands of a tariff are not looked at when it is charged."""
 
-    def without_bands(tariff: Any, start: datetime, end: datetime) -> Any:
-        return segments(replace(tariff, bands=()), start, end)
+    def without_bands(tariff: Tariff, start: datetime, end: datetime) -> int:
+        return weight(tariff._replace(bands=()), start, end)
 
-    patch.setattr(charging, "segments", without_bands)
+    patch.setattr(charging, "weight", without_bands)
 
 
 MONEY_BUGS = (

@@ -318,7 +318,7 @@ async def test_a_look_at_money_that_is_asked_for_during_one_is_not_lost(servers:
         while not first.is_sqlite and begins.is_alive() and time.monotonic() < end:
             if connection.execute(waits).scalar_one():
                 break
-        wallets.looked(connection, user_id, next_look=None, told_hours=None, dry_since=None)
+        wallets.looked(connection, user_id, next_look=None, told_hours=None)
 
     first.run(look)
     begins.join(10)

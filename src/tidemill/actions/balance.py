@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from tidemill.actions.context import Context
 from tidemill.model.account import Caller
 from tidemill.model.funds import Funds, funds_of
-from tidemill.model.ledger import is_good
 from tidemill.store import holds, ledger, metering
 
 
@@ -35,6 +34,6 @@ def _balance(connection: Connection, user_id: str, now: datetime) -> Balance:
     if not rate:
         return Balance(funds, None)
     held = holds.held_for_hours(connection, user_id)
-    good = sum(held[each.id] for each in ledger.by_ids(connection, held) if is_good(each, now))
+    good = sum(held[each.id] for each in ledger.by_ids(connection, held) if each.is_good(now))
     left = funds.available + good - unposted
     return Balance(funds, max(0.0, left / rate))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import (
@@ -27,7 +28,7 @@ from tidemill.model.ledger import (
     held_of,
     to_one,
 )
-from tidemill.model.tariff import HELD_FOR, HOUR_MICROSECONDS, MICROSECOND, Tariff, due_with_rest, segments
+from tidemill.model.tariff import HELD_FOR, HOUR_MICROSECONDS, MICROSECOND, Tariff, due_with_rest, weight
 
 
 class MeterKind(StrEnum):
@@ -37,8 +38,7 @@ class MeterKind(StrEnum):
     DISK = "disk"
 
 
-@dataclass(frozen=True, slots=True)
-class Metered:
+class Metered(NamedTuple):
     """A meter as far as it was posted, and up to when it may be.
 
     ``until`` is when it was closed, else the last instant at which its instance was seen running.
@@ -76,8 +76,7 @@ class Hold:
         return sum(amount for _, amount in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Paid:
+class Paid(NamedTuple):
     """The outcome of charging one meter: what to write, and where it is posted now.
 
     ``spent`` is what the meter's postings come to together; ``broken`` are the holds that are gone.
@@ -92,7 +91,7 @@ class Paid:
 
 def owed(meter: Metered) -> int:
     """Micro-units that the meter owes and were not posted yet."""
-    return due_with_rest(meter.rest, segments(meter.tariff, meter.since, meter.until))[0]
+    return due_with_rest(meter.rest, weight(meter.tariff, meter.since, meter.until))[0]
 
 
 def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = ()) -> Paid:
@@ -102,8 +101,9 @@ def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = 
     user's ``holds`` are broken into, one after the other; what even they do not pay for is our loss, and
     never a debt.
     """
-    if meter.until <= meter.since:
-        return Paid((), meter.since, meter.posted, meter.rest)
+    since, until = meter.since, meter.until
+    if until <= since:
+        return Paid((), since, meter.posted, meter.rest)
     paid = _pay(meter, purse)
     before: list[Posting] = []
     for hold in holds:
@@ -115,24 +115,23 @@ def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = 
     broken = tuple(holds[: len(before)])
     lines, spent, rest = paid.lines, paid.spent, paid.rest
     if not lines:
-        return Paid(tuple(before), meter.until, meter.posted, rest, broken)
+        return Paid(tuple(before), until, meter.posted, rest, broken)
     posting = Posting(
-        id=f"charge:{meter.id}:{micros(meter.until)}",
+        id=f"charge:{meter.id}:{micros(until)}",
         at=now,
         cause=Cause.CHARGE,
         user_id=meter.user_id,
         lines=merged(lines),
         instance_id=meter.instance_id,
         meter_id=meter.id,
-        since=meter.since,
-        until=meter.until,
+        since=since,
+        until=until,
         memo=_said(meter),
     )
-    return Paid((*before, posting), meter.until, meter.posted + spent, rest, broken)
+    return Paid((*before, posting), until, meter.posted + spent, rest, broken)
 
 
-@dataclass(frozen=True, slots=True)
-class _Payment:
+class _Payment(NamedTuple):
     """What was taken for a meter, as lines and as parts; ``left`` is what there was not enough for."""
 
     lines: Sequence[Line]
@@ -146,12 +145,15 @@ def _pay(meter: Metered, purse: Purse) -> _Payment:
     lines: list[Line] = []
     taken: list[tuple[str, int]] = []
     rest, spent, left = meter.rest, 0, 0
-    cuts = [meter.since, *purse.expiries(meter.since, meter.until), meter.until]
+    since, until = meter.since, meter.until
+    cuts = [since, *purse.expiries(since, until), until]
     for begin, end in pairwise(cuts):
-        amount, rest = due_with_rest(rest, segments(meter.tariff, begin, end))
+        amount, rest = due_with_rest(rest, weight(meter.tariff, begin, end))
         parts = purse.take(amount, end)
-        short = amount - sum(part for _, part in parts)
-        lines += to_one(parts, REVENUE)
+        short = amount
+        for account_id, part in parts:
+            lines.append(Line(account_id, REVENUE, part))
+            short -= part
         if short:
             lines.append(Line(WRITE_OFFS, REVENUE, short))
         taken += parts
@@ -232,7 +234,7 @@ def to_hold(instance: Instance, tariff: Tariff, now: datetime) -> int:
         return instance.price_micro * instance.duration
     disk = Tariff(instance.disk_price_micro * instance.data_disk_gb)
     until = now + HELD_FOR
-    return sum(due_with_rest(0, segments(each, now, until))[0] for each in (tariff, disk))
+    return sum(due_with_rest(0, weight(each, now, until))[0] for each in (tariff, disk))
 
 
 def to_keep(instance: Instance) -> int:
@@ -253,4 +255,4 @@ def merged(lines: Sequence[Line]) -> tuple[Line, ...]:
 
 def micros(instant: datetime) -> int:
     """An instant as whole microseconds since 1970."""
-    return (instant - EPOCH) // timedelta(microseconds=1)
+    return (instant - EPOCH) // MICROSECOND

@@ -8,9 +8,9 @@ never below zero. Amounts are whole micro-units.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class AccountKind(StrEnum):
@@ -53,8 +53,7 @@ OWN = {
 SPENT_FIRST = (AccountKind.VOUCHER, AccountKind.CREDIT, AccountKind.BALANCE)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """An account of a user. ``amount`` in micro-units; from ``expires_at`` on nothing can be spent of it."""
 
     id: str
@@ -64,9 +63,12 @@ class Account:
     expires_at: datetime | None = None
     name: str = ""
 
+    def is_good(self, instant: datetime) -> bool:
+        """Whether what is in it can be spent on time that ends at ``instant``."""
+        return self.expires_at is None or self.expires_at >= instant
 
-@dataclass(frozen=True, slots=True)
-class Line:
+
+class Line(NamedTuple):
     """One amount, above zero, from the account ``debit`` to the account ``credit``."""
 
     debit: str
@@ -74,8 +76,7 @@ class Line:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(NamedTuple):
     """What was written down at once, for one cause. The id is made of the cause: again is the same.
 
     ``since`` and ``until`` are the time that is paid for, where it is for time; ``corrects`` names an
@@ -98,11 +99,6 @@ class Posting:
     def effect(self) -> int:
         """By how much it changes what its user owns; what is only set aside stays theirs."""
         return sum(line.amount * ((line.credit not in OWN) - (line.debit not in OWN)) for line in self.lines)
-
-
-def is_good(account: Account, instant: datetime) -> bool:
-    """Whether what is in an account can be spent on time that ends at ``instant``."""
-    return account.expires_at is None or account.expires_at >= instant
 
 
 def balance_of(user_id: str) -> str:
@@ -149,13 +145,19 @@ class Purse:
     def __init__(self, accounts: Iterable[Account]) -> None:
         self._accounts: list[Account] = []
         self._left: dict[str, int] = {}
+        self._expires = False  # whether anything in it does
         self.know(accounts)
 
     def know(self, accounts: Iterable[Account]) -> None:
         """Have these in it as well, unless they are: one that is empty, to which something goes back."""
-        new = [each for each in accounts if each.kind in SPENT_FIRST and each.id not in self._left]
-        self._left |= {account.id: account.amount for account in new}
-        self._accounts = sorted([*self._accounts, *new], key=_turn)
+        for account in accounts:
+            if account.kind in SPENT_FIRST and account.id not in self._left:
+                self._left[account.id] = account.amount
+                self._accounts.append(account)
+                if account.expires_at is not None:
+                    self._expires = True
+        if len(self._accounts) > 1:
+            self._accounts.sort(key=_turn)
 
     def available(self, until: datetime, *kinds: AccountKind) -> int:
         """What can be spent on time that ends at ``until``; of accounts of ``kinds`` alone, when given."""
@@ -172,10 +174,11 @@ class Purse:
         taken: list[tuple[str, int]] = []
         usable = self._usable(until)
         for account in reversed(usable) if last_first else usable:
-            part = min(amount, self._left[account.id])
+            left = self._left[account.id]
+            part = amount if amount < left else left
             if part > 0:
                 taken.append((account.id, part))
-                self._left[account.id] -= part
+                self._left[account.id] = left - part
                 amount -= part
         return taken
 
@@ -185,11 +188,13 @@ class Purse:
             self._left[account_id] = self._left.get(account_id, 0) + amount
 
     def _usable(self, until: datetime) -> Sequence[Account]:
-        return [each for each in self._accounts if is_good(each, until)]
+        if not self._expires:
+            return self._accounts
+        return [each for each in self._accounts if each.is_good(until)]
 
     def expiries(self, since: datetime, until: datetime) -> list[datetime]:
         """Instants inside ``since`` to ``until`` at which something in it expires, in order."""
-        if all(each.expires_at is None for each in self._accounts):
+        if not self._expires:
             return []
         found = {each.expires_at for each in self._accounts if each.expires_at and self._left[each.id] > 0}
         return sorted(instant for instant in found if since < instant < until)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from tidemill.model.offer import ChargeMode
@@ -26,12 +27,11 @@ DAY_MINUTES = 24 * 60
 HOUR_MICROSECONDS = 3600 * 10**6
 MICROSECOND = timedelta(microseconds=1)
 DAYS_KEPT = 20_000  # days of tariffs that are remembered, some hundred bytes each
-SEGMENTS_KEPT = 1024
+WEIGHTS_KEPT = 1024
 STEP = timedelta(hours=6)  # clocks are not changed twice within it
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
+class Band(NamedTuple):
     """A stretch of the local week with a rate of its own: the tide.
 
     Attributes:
@@ -56,8 +56,7 @@ class Band:
         return today or ((weekday - 1) % 7 in self.weekdays and minute < self.ends)
 
 
-@dataclass(frozen=True, slots=True)
-class Tariff:
+class Tariff(NamedTuple):
     """Rates over time: the first band that holds at the local time of ``zone``, else ``rate``.
 
     ``rate`` is in micro-units per hour; ``zone`` is a name of the IANA time zone database.
@@ -97,13 +96,11 @@ class Segment:
         return (self.end - self.start) // MICROSECOND * self.rate
 
 
-@lru_cache(maxsize=SEGMENTS_KEPT)
 def segments(tariff: Tariff, start: datetime, end: datetime) -> tuple[Segment, ...]:
     """The time [start, end) as stretches of one band each, in order, without gap or overlap.
 
     A band holds by the wall clock: an hour that the clock shows twice in autumn is twice in its band,
-    one that it skips in spring is in none. Kept for a while: what one listing showed running is charged for
-    the same time.
+    one that it skips in spring is in none.
     """
     if end <= start:
         return ()
@@ -171,17 +168,26 @@ def _offset(zone: ZoneInfo, instant: datetime) -> timedelta | None:
 
 def due(parts: Sequence[Segment]) -> int:
     """What these segments cost together, in micro-units, rounded down."""
-    return due_with_rest(0, parts)[0]
+    return due_with_rest(0, sum(part.numerator for part in parts))[0]
 
 
-def due_with_rest(rest: int, parts: Sequence[Segment]) -> tuple[int, int]:
-    """What these segments cost after what was left over before; the one place that rounds, down.
+@lru_cache(maxsize=WEIGHTS_KEPT)
+def weight(tariff: Tariff, start: datetime, end: datetime) -> int:
+    """What the time [start, end) costs, not rounded: in micro-units times the microseconds of an hour.
 
-    ``rest`` is what was not enough for a micro-unit, in micro-units times the microseconds of an hour.
-    Returns the amount and the new rest. Given from call to call, all amounts together are what the whole
-    time costs, however it was cut.
+    Kept for a while: what one listing showed running is charged for the same time.
     """
-    return divmod(rest + sum(part.numerator for part in parts), HOUR_MICROSECONDS)
+    return sum(part.numerator for part in segments(tariff, start, end))
+
+
+def due_with_rest(rest: int, weight: int) -> tuple[int, int]:
+    """What a :func:`weight` costs after what was left over before; the one place that rounds, down.
+
+    ``rest`` is what was not enough for a micro-unit, in the unit of ``weight``. Returns the amount and the
+    new rest. Given from call to call, all amounts together are what the whole time costs, however it was
+    cut.
+    """
+    return divmod(rest + weight, HOUR_MICROSECONDS)
 
 
 def runs_out(rates: Mapping[Tariff, int], left: int, now: datetime, horizon: datetime) -> datetime | None:
@@ -191,10 +197,8 @@ def runs_out(rates: Mapping[Tariff, int], left: int, now: datetime, horizon: dat
     """
 
     def used(until: datetime) -> int:
-        numerator = sum(
-            count * part.numerator for tariff, count in rates.items() for part in segments(tariff, now, until)
-        )
-        return numerator // HOUR_MICROSECONDS
+        together = sum(count * weight(tariff, now, until) for tariff, count in rates.items())
+        return together // HOUR_MICROSECONDS
 
     if left < 0:
         return now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -55,7 +55,6 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         found = _outlook(connection, settings, user_id, funds, rate, unposted, now)
     _tell(connection, wallet, found, now)  # before the caps: what they stop is as it is after this
     over, over_at = _over_caps(connection, settings, user_id, now)
-    dry_since = (wallet.dry_since or now) if found.stops else None
     back = [] if found.stops else _brought_back(connection, user_id, funds - unposted)
     soon = now + timedelta(seconds=settings.billing_beat)
     next_looks = [
@@ -71,7 +70,6 @@ def look(connection: Connection, settings: Settings, user_id: str, now: datetime
         user_id,
         next_look=min((each for each in next_looks if each is not None), default=None),
         told_hours=found.hours,
-        dry_since=dry_since,
     )
     return [*found.stops, *over, *back]
 
@@ -105,7 +103,7 @@ def _outlook(
         pause = min(at_least - first_notice - 0.5, LOOK_AT_MOST / ONE_HOUR)
         return _Outlook(now + pause * ONE_HOUR, None, ())
     meters = [
-        each if each.closed else replace(each, until=max(now, each.since))
+        each if each.closed else each._replace(until=max(now, each.since))
         for each in metering.owing(connection, user_id, now)
     ]
     left = funds - sum(owed(each) for each in meters)
@@ -138,7 +136,7 @@ def _over_caps(
         if cap.per == MONTH:
             begins, ends = month_of(now, settings.timezone)
             due = sum(
-                owed(each if each.closed else replace(each, until=max(now, each.since)))
+                owed(each if each.closed else each._replace(until=max(now, each.since)))
                 for each in metering.owing(connection, user_id, now)
                 if each.instance_id in set(ids)
             )

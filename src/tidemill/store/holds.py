@@ -50,11 +50,19 @@ _UNPOSTED = exists().where(
     meters.c.closed_at.is_not(None),
     meters.c.post_at.is_not(None),
 )
-_DUE = Prepared(
+_TO_SETTLE = (holds.c.ended_at.is_(None), holds.c.settle_at <= bindparam("now", type_=Instant))
+_FIRST = (
     select(*_HOLD, holds.c.capture)
-    .where(holds.c.ended_at.is_(None), holds.c.settle_at <= bindparam("now", type_=Instant), ~_UNPOSTED)
+    .where(*_TO_SETTLE, ~_UNPOSTED)
     .order_by(holds.c.settle_at, holds.c.id)
     .limit(bindparam("most"))
+)
+_DUE = Prepared(_FIRST)
+_DUE_OF = Prepared(_FIRST.where(holds.c.user_id == bindparam("of_user")))
+_PUT_OFF = Prepared(
+    update(holds)
+    .where(*_TO_SETTLE, holds.c.user_id == bindparam("of_user"))
+    .values(settle_at=bindparam("again", type_=Instant))
 )
 _END = Prepared(
     update(holds)
@@ -120,9 +128,21 @@ def captured(connection: Connection, instance_id: str) -> Hold | None:
     return None if row is None else _hold(row)
 
 
-def due(connection: Connection, now: datetime, limit: int) -> list[tuple[Hold, bool]]:
+def due(
+    connection: Connection, now: datetime, limit: int, user_id: str | None = None
+) -> list[tuple[Hold, bool]]:
     """Holds to settle, with whether they are to be captured; not while a closed meter has more to post."""
-    return [(_hold(row), bool(row[4])) for row in _DUE.all(connection, {"now": now, "most": limit})]
+    values = {"now": now, "most": limit}
+    if user_id is None:
+        rows = _DUE.all(connection, values)
+    else:
+        rows = _DUE_OF.all(connection, values | {"of_user": user_id})
+    return [(_hold(row), bool(row[4])) for row in rows]
+
+
+def put_off(connection: Connection, user_id: str, now: datetime, again: datetime) -> None:
+    """Have the user's holds that are to be settled now be settled ``again`` at the earliest."""
+    _PUT_OFF.run(connection, {"of_user": user_id, "now": now, "again": again})
 
 
 def end(connection: Connection, hold_id: str, now: datetime, outcome: str) -> bool:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql import ColumnElement
 
 from tidemill.model.ledger import (
     OWN,
@@ -28,6 +26,7 @@ from tidemill.model.ledger import (
     held_of,
 )
 from tidemill.store import wallets
+from tidemill.store.bulk import Bulk
 from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, entries, ledger_accounts, users
 from tidemill.store.schema import wallets as wallet_rows
@@ -40,6 +39,7 @@ _ACCOUNT = (
     ledger_accounts.c.expires_at,
     ledger_accounts.c.name,
 )
+_KINDS = {kind.value: kind for kind in AccountKind}
 _LOCK = Prepared(
     select(users.c.id).where(among(users.c.id, "ids")).order_by(users.c.id).with_for_update(key_share=True)
 )
@@ -59,36 +59,16 @@ _EXPIRED = Prepared(
     )
     .order_by(ledger_accounts.c.id)
 )
-_MOVE = Prepared(
-    update(ledger_accounts)
-    .where(ledger_accounts.c.id == bindparam("account_id"), ledger_accounts.c.amount_micro.is_not(None))
-    .values(amount_micro=ledger_accounts.c.amount_micro + bindparam("change"))
+_MOVE = Bulk(
+    {"account_id": ledger_accounts.c.id.type, "change": ledger_accounts.c.amount_micro.type},
+    lambda given: (
+        update(ledger_accounts)
+        .where(ledger_accounts.c.id == given["account_id"], ledger_accounts.c.amount_micro.is_not(None))
+        .values(amount_micro=ledger_accounts.c.amount_micro + given["change"])
+    ),
 )
 _KNOWN = Prepared(select(entries.c.posting_id).where(among(entries.c.posting_id, "ids")))
-_WRITE = Prepared(
-    insert(entries).inline(), columns=[each.name for each in entries.columns if each.name != "seq"]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the ledger, as it was written."""
-
-    seq: int
-    posting_id: str
-    line: int
-    at: datetime
-    cause: Cause
-    user_id: str
-    debit: str
-    credit: str
-    amount: int
-    instance_id: str | None
-    meter_id: int | None
-    since: datetime | None
-    until: datetime | None
-    corrects: str | None
-    memo: str
+_WRITE = Bulk.into(entries, [each.name for each in entries.columns if each.name != "seq"])
 
 
 def open_wallet(connection: Connection, user_id: str, now: datetime) -> None:
@@ -149,8 +129,7 @@ def take_turns(connection: Connection, user_ids: Iterable[str]) -> None:
 def accounts_of(connection: Connection, user_ids: Collection[str]) -> dict[str, list[Account]]:
     """The accounts of users that have something in them, and always the balance; by user."""
     found: dict[str, list[Account]] = {user_id: [] for user_id in user_ids}
-    for row in _SPENDABLE.all(connection, {"ids": user_ids}):
-        account = _account(row)
+    for account in map(_account, _SPENDABLE.all(connection, {"ids": user_ids})):
         found[account.user_id].append(account)
     return found
 
@@ -175,7 +154,7 @@ def expired(connection: Connection, user_id: str, now: datetime) -> list[Account
 
 def _account(row: Sequence[Any]) -> Account:
     id, user_id, kind, amount, expires_at, name = row
-    return Account(id, user_id, AccountKind(kind), amount, expires_at, name)
+    return Account(id, user_id, _KINDS[kind], amount, expires_at, name)
 
 
 def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
@@ -190,27 +169,27 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
     known = {row[0] for row in _KNOWN.all(connection, {"ids": [posting.id for posting in postings]})}
     new = list({posting.id: posting for posting in postings if posting.id not in known}.values())
     rows = [
-        {
-            "posting_id": posting.id,
-            "line": number,
-            "at": posting.at,
-            "kind": posting.cause.value,
-            "user_id": posting.user_id,
-            "debit_account": line.debit,
-            "credit_account": line.credit,
-            "amount_micro": line.amount,
-            "instance_id": posting.instance_id,
-            "meter_id": posting.meter_id,
-            "since": posting.since,
-            "until": posting.until,
-            "corrects": posting.corrects,
-            "memo": posting.memo,
-        }
+        (
+            posting.id,
+            number,
+            posting.at,
+            posting.cause.value,
+            posting.user_id,
+            line.debit,
+            line.credit,
+            line.amount,
+            posting.instance_id,
+            posting.meter_id,
+            posting.since,
+            posting.until,
+            posting.corrects,
+            posting.memo,
+        )
         for posting in new
         for number, line in enumerate(posting.lines)
     ]
     if rows:
-        _WRITE.run_many(connection, rows)
+        _WRITE.run(connection, rows)
         _move(connection, (line for posting in new for line in posting.lines))
         for user_id, at in {posting.user_id: posting.at for posting in new if _is_news(posting)}.items():
             wallets.look_at(connection, user_id, at)
@@ -241,77 +220,8 @@ def _move(connection: Connection, lines: Iterable[Line]) -> None:
         changes[line.debit] -= line.amount
         changes[line.credit] += line.amount
     moved = [
-        {"account_id": account_id, "change": change}
+        (account_id, change)
         for account_id, change in sorted(changes.items())
         if change and account_id not in OWN
     ]
-    _MOVE.run_many(connection, moved)
-
-
-def entries_of(
-    connection: Connection,
-    user_id: str,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    instance_id: str | None = None,
-    causes: Collection[Cause] = (),
-    after: int = 0,
-    newest_first: bool = False,
-    offset: int = 0,
-    limit: int,
-) -> list[Entry]:
-    """Lines of a user's ledger between two instants, in the order they were written."""
-    order = entries.c.seq.desc() if newest_first else entries.c.seq
-    statement = select(*_ENTRY).where(*_chosen(user_id, since, until, instance_id, causes))
-    if after:
-        statement = statement.where(entries.c.seq > after)
-    rows = connection.execute(statement.order_by(order).offset(offset).limit(limit))
-    return [_entry(row) for row in rows]
-
-
-def _chosen(
-    user_id: str,
-    since: datetime | None,
-    until: datetime | None,
-    instance_id: str | None,
-    causes: Collection[Cause],
-) -> list[ColumnElement[bool]]:
-    conditions = [entries.c.user_id == user_id]
-    if since is not None:
-        conditions.append(entries.c.at >= since)
-    if until is not None:
-        conditions.append(entries.c.at < until)
-    if instance_id is not None:
-        conditions.append(entries.c.instance_id == instance_id)
-    if causes:
-        conditions.append(entries.c.kind.in_([cause.value for cause in causes]))
-    return conditions
-
-
-_ENTRY = tuple(
-    entries.c[name]
-    for name in (
-        "seq",
-        "posting_id",
-        "line",
-        "at",
-        "kind",
-        "user_id",
-        "debit_account",
-        "credit_account",
-        "amount_micro",
-        "instance_id",
-        "meter_id",
-        "since",
-        "until",
-        "corrects",
-        "memo",
-    )
-)
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    values = list(row)
-    values[4] = Cause(values[4])
-    return Entry(*values)
+    _MOVE.run(connection, moved)

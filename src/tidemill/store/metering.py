@@ -7,19 +7,20 @@ the meter in the same transaction as its postings; several servers take differen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Float, and_, bindparam, case, exists, func, or_, select, update
 
-from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, release, term
+from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, owed, release, term
 from tidemill.model.instance import Instance
 from tidemill.model.ledger import Posting, Purse
 from tidemill.model.offer import ChargeMode
-from tidemill.model.tariff import HOUR, POSTED_EVERY, Tariff
+from tidemill.model.tariff import POSTED_EVERY, Tariff
 from tidemill.store import holds, ledger, tariffs
+from tidemill.store.bulk import Bulk, plan_anew
 from tidemill.store.instances import get
 from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, meters, regions
@@ -50,13 +51,28 @@ _METER = (
 )
 _KINDS = {kind.value: kind for kind in MeterKind}
 _HOURLY = {mode.value for mode in ChargeMode if mode.hourly}
+_MODES = {mode.value for mode in ChargeMode}
 _FREE = Tariff(0)
 _OWING = (meters.c.user_id == bindparam("of_user"), meters.c.post_at.is_not(None))  # open, or not all posted
-_DUE = Prepared(
-    _METER.where(meters.c.post_at <= bindparam("now", type_=Instant))
+_IS_DUE = meters.c.post_at <= bindparam("now", type_=Instant)
+_FIRST = (
+    _METER.where(_IS_DUE)
     .order_by(meters.c.post_at, meters.c.id)
     .limit(bindparam("most"))
     .with_for_update(of=meters, skip_locked=True)
+)
+_DUE = Prepared(_FIRST)
+_DUE_OF = Prepared(_FIRST.where(meters.c.user_id == bindparam("of_user")))
+_DUE_USERS = Prepared(
+    select(meters.c.user_id).where(_IS_DUE).order_by(meters.c.post_at, meters.c.id).limit(bindparam("most"))
+)
+_PUT_OFF_USER = Prepared(
+    update(meters)
+    .where(_IS_DUE, meters.c.user_id == bindparam("of_user"))
+    .values(post_at=bindparam("again", type_=Instant))
+)
+_PUT_OFF = Prepared(
+    update(meters).where(among(meters.c.id, "ids")).values(post_at=bindparam("again", type_=Instant))
 )
 _OWING_OF = Prepared(_METER.where(*_OWING))
 _OF_INSTANCES = Prepared(_METER.where(among(meters.c.instance_id, "ids")).order_by(meters.c.id))
@@ -90,15 +106,12 @@ _UNCOVERED = Prepared(
         ),
     )
 )
-_WRITE = Prepared(
-    update(meters)
-    .where(meters.c.id == bindparam("meter_id"))
-    .values(
-        posted_until=bindparam("until", type_=Instant),
-        posted_micro=bindparam("posted"),
-        posted_rest=bindparam("rest"),
-        post_at=bindparam("next", type_=Instant),
-    )
+_POSTED = ("posted_until", "posted_micro", "posted_rest", "post_at")
+_WRITE = Bulk(
+    {"meter_id": meters.c.id.type} | {name: meters.c[name].type for name in _POSTED},
+    lambda given: (
+        update(meters).where(meters.c.id == given["meter_id"]).values({name: given[name] for name in _POSTED})
+    ),
 )
 
 
@@ -124,33 +137,57 @@ class _Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one batch did: how many meters and holds it saw, and whose money moved."""
+    """What one batch did: how many meters and holds it saw, and how many postings it made.
+
+    ``unreadable`` are meters that were left alone, by the instance, with what the server does not know.
+    """
 
     seen: int
     postings: int
-    users: frozenset[str]
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
-def run_batch(connection: Connection, now: datetime, limit: int) -> Batch:
-    """Charge up to ``limit`` meters that are due, then settle up to as many holds."""
-    rows = _DUE.all(connection, {"now": now, "most": limit})
-    settled = holds.due(connection, now, limit) if len(rows) < limit else []
+def run_batch(connection: Connection, now: datetime, limit: int, user_id: str | None = None) -> Batch:
+    """Charge up to ``limit`` meters that are due, then settle up to as many holds; of one user, if given."""
+    plan_anew(connection)
+    values = {"now": now, "most": limit}
+    if user_id is None:
+        rows = _DUE.all(connection, values)
+    else:
+        rows = _DUE_OF.all(connection, values | {"of_user": user_id})
+    settled = holds.due(connection, now, limit, user_id) if len(rows) < limit else []
     if not rows and not settled:
-        return Batch(0, 0, frozenset())
-    found = _metered(connection, rows, now)
+        return Batch(0, 0)
+    found, unreadable = _metered(connection, rows, now)
+    if unreadable:
+        _PUT_OFF.run(connection, {"ids": [row.id for row in unreadable], "again": now + POSTED_EVERY})
     users = {meter.user_id for meter in found} | {hold.user_id for hold, _ in settled}
     ledger.take_turns(connection, users)
     purses = {id: Purse(accounts) for id, accounts in ledger.accounts_of(connection, users).items()}
     postings, used = _charge(connection, found, purses, now)
     if len(rows) < limit:
-        postings += _settle(connection, purses, now, limit, used)
+        postings += _settle(connection, purses, holds.due(connection, now, limit, user_id), now, used)
     ledger.post(connection, postings)
-    return Batch(len(rows) + len(settled), len(postings), frozenset(users))
+    said = tuple((row.instance_id, f"{row.kind} {row.charge_mode}") for row in unreadable)
+    return Batch(len(rows) + len(settled), len(postings), said)
+
+
+def due_users(connection: Connection, now: datetime, limit: int) -> list[str]:
+    """Whose meters and holds the next batch of that size has."""
+    found = [row[0] for row in _DUE_USERS.all(connection, {"now": now, "most": limit})]
+    return sorted({*found, *(hold.user_id for hold, _ in holds.due(connection, now, limit))})
+
+
+def put_off(connection: Connection, user_id: str, now: datetime) -> None:
+    """Have what is due of a user be due again a little later, so that the others' turn comes."""
+    again = now + POSTED_EVERY
+    _PUT_OFF_USER.run(connection, {"of_user": user_id, "now": now, "again": again})
+    holds.put_off(connection, user_id, now, again)
 
 
 def owing(connection: Connection, user_id: str, now: datetime) -> list[Metered]:
     """The user's meters that cost something and run, and those that were closed and are to be posted."""
-    return _metered(connection, _OWING_OF.all(connection, {"of_user": user_id}), now)
+    return _metered(connection, _OWING_OF.all(connection, {"of_user": user_id}), now)[0]
 
 
 def uncovered(connection: Connection, user_id: str, now: datetime) -> int:
@@ -169,7 +206,7 @@ def of_instance(connection: Connection, instance_id: str, now: datetime) -> list
 
 def of_instances(connection: Connection, instance_ids: Collection[str], now: datetime) -> list[Metered]:
     """All meters of instances, oldest first."""
-    return _metered(connection, _OF_INSTANCES.all(connection, {"ids": instance_ids}), now)
+    return _metered(connection, _OF_INSTANCES.all(connection, {"ids": instance_ids}), now)[0]
 
 
 def used_between(
@@ -202,36 +239,38 @@ def used_between(
     return list(ids), total
 
 
-def _metered(connection: Connection, found_rows: Sequence[Sequence[Any]], now: datetime) -> list[Metered]:
-    rows = [_Row(*row) for row in found_rows]
+def _metered(
+    connection: Connection, found_rows: Sequence[Sequence[Any]], now: datetime
+) -> tuple[list[Metered], list[_Row]]:
+    """Rows as what they are; and those that are left alone, since what they say is not known."""
+    rows = [_Row._make(row) for row in found_rows]
+    unreadable = [row for row in rows if row.charge_mode not in _MODES or row.kind not in _KINDS]
+    if unreadable:
+        rows = [row for row in rows if row.charge_mode in _MODES and row.kind in _KINDS]
     prices = tariffs.by_ids(connection, {row.tariff_id for row in rows if row.tariff_id is not None})
     rates = {id: price.tariff for id, price in prices.items()}
-    found: list[Metered] = []
-    for row in rows:
-        since = row.posted_until or row.opened_at
-        if row.closed_at is not None:
-            until = row.closed_at
-        else:
-            until = min(now, row.seen_until or row.seen_at or since)
-        found.append(
-            Metered(
-                id=row.id,
-                kind=_KINDS[row.kind],
-                user_id=row.user_id,
-                instance_id=row.instance_id,
-                tariff=_tariff(row, rates),
-                opened_at=row.opened_at,
-                posted_until=row.posted_until,
-                posted=row.posted_micro,
-                rest=row.posted_rest,
-                until=max(since, until),
-                closed=row.closed_at is not None,
-            )
-        )
-    return found
+    return [_meter(row, rates, now) for row in rows], unreadable
 
 
-def _tariff(row: _Row, rates: dict[int, Tariff]) -> Tariff:
+def _meter(row: _Row, rates: Mapping[int, Tariff], now: datetime) -> Metered:
+    since = row.posted_until or row.opened_at
+    until = row.closed_at or min(now, row.seen_until or row.seen_at or since)
+    return Metered(
+        row.id,
+        _KINDS[row.kind],
+        row.user_id,
+        row.instance_id,
+        _tariff(row, rates),
+        row.opened_at,
+        row.posted_until,
+        row.posted_micro,
+        row.posted_rest,
+        max(since, until),
+        closed=row.closed_at is not None,
+    )
+
+
+def _tariff(row: _Row, rates: Mapping[int, Tariff]) -> Tariff:
     if row.kind == MeterKind.DISK.value:
         return Tariff(row.disk_price_micro * row.data_disk_gb)
     if row.tariff_id is None or row.charge_mode not in _HOURLY:
@@ -244,38 +283,36 @@ def _charge(
 ) -> tuple[list[Posting], set[str]]:
     spares = _spare_holds(connection, found, purses, now)
     postings: list[Posting] = []
-    written: list[dict[str, Any]] = []
+    written: list[tuple[Any, ...]] = []
     used: set[str] = set()
+    again = now + POSTED_EVERY
     for meter in found:
-        mine = [hold for hold in spares.get(meter.user_id, ()) if hold.id not in used]
-        mine.sort(key=lambda hold, id=meter.instance_id: hold.instance_id != id)
+        mine: Sequence[Hold] = ()
+        if meter.user_id in spares:
+            left = (hold for hold in spares[meter.user_id] if hold.id not in used)
+            mine = sorted(left, key=lambda hold, id=meter.instance_id: hold.instance_id != id)
         paid = charge(meter, purses[meter.user_id], now, mine)
         for hold in paid.broken:
             holds.end(connection, hold.id, now, holds.CAPTURED)
             used.add(hold.id)
         postings += paid.postings
-        written.append(_row(meter, paid, now))
-    _WRITE.run_many(connection, written)
+        written.append(_row(meter, paid, again))
+    _WRITE.run(connection, written)
     return postings, used
 
 
-def _row(meter: Metered, paid: Paid, now: datetime) -> dict[str, Any]:
-    return {
-        "meter_id": meter.id,
-        "until": paid.posted_until,
-        "posted": paid.spent,
-        "rest": paid.rest,
-        "next": None if meter.closed else now + POSTED_EVERY,
-    }
+def _row(meter: Metered, paid: Paid, again: datetime) -> tuple[Any, ...]:
+    """A row of ``_WRITE``: until when the meter is posted, and when it is due again unless it is closed."""
+    return meter.id, paid.posted_until, paid.spent, paid.rest, None if meter.closed else again
 
 
 def _spare_holds(
     connection: Connection, found: Sequence[Metered], purses: dict[str, Purse], now: datetime
 ) -> dict[str, list[Hold]]:
     """Holds of users who have not enough beside them; few, as a rule none."""
-    due: dict[str, int] = defaultdict(int)  # at most
+    due: dict[str, int] = defaultdict(int)
     for meter in found:
-        due[meter.user_id] += 1 + int((meter.until - meter.since) / HOUR * meter.tariff.rate_most * 1.001)
+        due[meter.user_id] += owed(meter)
     short = {id for id, amount in due.items() if amount > purses[id].available(now)}
     spares: dict[str, list[Hold]] = defaultdict(list)
     for hold in holds.of_users(connection, short) if short else ():
@@ -293,11 +330,14 @@ def _know(connection: Connection, purses: dict[str, Purse], released: Iterable[H
 
 
 def _settle(
-    connection: Connection, purses: dict[str, Purse], now: datetime, limit: int, used: set[str]
+    connection: Connection,
+    purses: dict[str, Purse],
+    due: Sequence[tuple[Hold, bool]],
+    now: datetime,
+    used: set[str],
 ) -> list[Posting]:
     """End the holds that nothing more will be charged for; those of subscriptions pay for the term."""
     postings: list[Posting] = []
-    due = holds.due(connection, now, limit)
     _know(connection, purses, (hold for hold, captures in due if captures))
     for hold, captures in due:
         purse = purses.get(hold.user_id)

@@ -17,7 +17,7 @@ _LOOK = Prepared(  # also where it is as early already: a look that is under way
     .where(wallets.c.user_id == bindparam("of_user"))
     .values(look_at=case((wallets.c.look_at < _WHEN, wallets.c.look_at), else_=_WHEN))
 )
-_WALLET = select(wallets.c.user_id, wallets.c.told_hours, wallets.c.dry_since, wallets.c.monthly_credit_micro)
+_WALLET = select(wallets.c.user_id, wallets.c.told_hours, wallets.c.monthly_credit_micro)
 _DUE = Prepared(
     _WALLET.where(wallets.c.look_at <= bindparam("now", type_=Instant))
     .order_by(wallets.c.look_at, wallets.c.user_id)
@@ -30,7 +30,6 @@ _LOOKED = Prepared(
     .values(
         look_at=bindparam("next", type_=Instant),
         told_hours=bindparam("told"),
-        dry_since=bindparam("dry", type_=Instant),
     )
 )
 
@@ -39,13 +38,11 @@ _LOOKED = Prepared(
 class Wallet:
     """What somebody was told of their money.
 
-    ``told_hours`` is the last notice, in hours left; ``dry_since`` is when there was nothing left.
-    ``monthly_credit`` in micro-units.
+    ``told_hours`` is the last notice, in hours left; ``monthly_credit`` in micro-units.
     """
 
     user_id: str
     told_hours: int | None
-    dry_since: datetime | None
     monthly_credit: int
 
 
@@ -88,7 +85,6 @@ def looked(
     *,
     next_look: datetime | None,
     told_hours: int | None,
-    dry_since: datetime | None,
 ) -> None:
     """Write down what was found, and when to look again; None for when something changes."""
-    _LOOKED.run(connection, {"of_user": user_id, "next": next_look, "told": told_hours, "dry": dry_since})
+    _LOOKED.run(connection, {"of_user": user_id, "next": next_look, "told": told_hours})

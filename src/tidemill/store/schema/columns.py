@@ -6,6 +6,7 @@ Instants are whole microseconds since 1970 in UTC.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Integer, MetaData, String, Text
@@ -16,6 +17,16 @@ from tidemill.model.notice import Notice
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+INSTANTS_KEPT = 4096  # the same instant is in many rows: a listing sees everything at once
+
+
+def _micros(value: datetime | None) -> int | None:
+    return None if value is None else (value - EPOCH) // MICROSECOND
+
+
+@lru_cache(maxsize=INSTANTS_KEPT)
+def _instant(value: int | None) -> datetime | None:
+    return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -25,10 +36,16 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        return None if value is None else (value - EPOCH) // MICROSECOND
+        return _micros(value)
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _micros  # itself: what SQLAlchemy would put around it takes longer than it does
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else EPOCH + timedelta(microseconds=value)
+        return _instant(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _instant
 
 
 class Notices(TypeDecorator[tuple[Notice, ...]]):

@@ -165,7 +165,7 @@ wallets = Table(
     Column("user_id", String(36), ForeignKey("users.id"), primary_key=True),
     Column("look_at", Instant, index=True),
     Column("told_hours", Integer),
-    Column("dry_since", Instant),
+    Column("dry_since", Instant),  # read by nobody; a server of the version before still writes it
     Column("monthly_credit_micro", BigInteger, nullable=False, server_default=text("0")),
 )
 
