@@ -33,10 +33,10 @@ def by_environment(environ: Mapping[str, str] | None = None) -> Told | None:
     return Told(url, environ.get("TIDEMILL_API_KEY") or None, environ.get("TIDEMILL_TOKEN") or None)
 
 
-def by_instance(file: Path = INSTANCE_FILE) -> Told | None:
+def by_instance(file: Path | None = None) -> Told | None:
     """What the server told the instance that we are in; None outside of one, or where it told nothing."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = (file or INSTANCE_FILE).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     said = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}

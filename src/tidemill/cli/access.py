@@ -24,6 +24,7 @@ from tidemill.cli.credentials import keep_of
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.places import Places
 from tidemill.cli.servers import Server, Servers
+from tidemill.surroundings import by_instance
 
 VARIABLES = (
     ("TIDEMILL_URL", "the server's address, such as https://gpu.example.org"),
@@ -142,13 +143,8 @@ def _with_credential(server: Server, source: str, places: Places, environ: Mappi
 
 def within_instance(path: Path) -> Access | None:
     """What the server told this instance; None outside of one, or where it was not told."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+    told = by_instance(path)
+    if told is None:
         return None
-    said = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-    url, key = said.get("TIDEMILL_URL"), said.get("TIDEMILL_API_KEY")
-    if not url or not key:
-        return None
-    server = Server("self", servers.checked_url(url))
-    return Access(server, None, key, str(path), "", said.get("TIDEMILL_INSTANCE", ""))
+    server = Server("self", servers.checked_url(told.url))
+    return Access(server, None, told.api_key, str(path), "", told.instance)

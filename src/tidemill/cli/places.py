@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTANCE_FILE = Path("/.tidemill/instance/api")
+from tidemill.surroundings import INSTANCE_FILE
 
 
 @dataclass(frozen=True, slots=True)
