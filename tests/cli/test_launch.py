@@ -110,6 +110,7 @@ def test_every_flag_is_a_field_of_the_body(here: Machine, user: Tenant) -> None:
             "--stop-after",
             "90m",
             "--auto-renew",
+            "--instance-key",
             "--curl",
         ),
     )
@@ -134,6 +135,7 @@ def test_every_flag_is_a_field_of_the_body(here: Machine, user: Tenant) -> None:
         "maxSpend": 300.5,
         "stopAfterSeconds": 5400,
         "autoRenew": True,
+        "instanceKey": True,
     }
     assert named(user, "all") == []
 

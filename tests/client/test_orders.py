@@ -101,7 +101,7 @@ def test_an_image_that_is_named_whole_is_meant_though_it_is_a_part_of_another() 
 def test_the_body_has_what_was_asked_for_and_nothing_that_was_not() -> None:
     order = compose(
         STOCK, IMAGES, name="n", type="t8", image="i3", ports=[8080], init_script="true", max_spend="2.50",
-        env={"A": "b"}, stop_after_seconds=60,
+        env={"A": "b"}, stop_after_seconds=60, instance_key=True,
     )  # fmt: skip
     body = json.loads(order.model_dump_json(by_alias=True, exclude_unset=True))
     assert body == {
@@ -112,5 +112,5 @@ def test_the_body_has_what_was_asked_for_and_nothing_that_was_not() -> None:
             "dockerStorageSize": 0, "initScript": "true",
         },
         "isSpotInstance": False, "nodePorts": [8080], "env": {"A": "b"}, "maxSpend": 2.5,
-        "stopAfterSeconds": 60,
+        "stopAfterSeconds": 60, "instanceKey": True,
     }  # fmt: skip

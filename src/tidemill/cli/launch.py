@@ -105,6 +105,13 @@ def launch(
         bool | None,
         typer.Option("--auto-renew/--no-auto-renew", help="Buy another day, week or month when one ends."),
     ] = None,
+    instance_key: Annotated[
+        bool | None,
+        typer.Option(
+            "--instance-key/--no-instance-key",
+            help="Give it a key for itself: inside, `tidemill stop --self` works.",
+        ),
+    ] = None,
     file: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +174,7 @@ def launch(
         max_spend=max_spend,
         stop_after=None if stop_after is None else order.seconds(stop_after),
         auto_renew=auto_renew,
+        instance_key=instance_key,
     )
     body = {} if file is None else order.body_in(file)
     if dry_run:

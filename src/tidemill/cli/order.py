@@ -53,6 +53,7 @@ class Said:
     max_spend: str | None = None
     stop_after: int | None = None
     auto_renew: bool | None = None
+    instance_key: bool | None = None
 
 
 class Catalogue:
@@ -170,6 +171,7 @@ def _flags(said: Said) -> Body:
         "maxSpend": None if said.max_spend is None else _amount(said.max_spend),
         "stopAfterSeconds": said.stop_after,
         "autoRenew": said.auto_renew,
+        "instanceKey": said.instance_key,
     }
     return _given(fields)
 

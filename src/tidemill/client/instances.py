@@ -88,6 +88,7 @@ class Instances(Subject[K]):
         max_spend: Amount | None = None,
         stop_after_seconds: int | None = None,
         auto_renew: bool = False,
+        instance_key: bool = False,
         options: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Steps[str]:
@@ -123,6 +124,7 @@ class Instances(Subject[K]):
             max_spend=max_spend,
             stop_after_seconds=stop_after_seconds,
             auto_renew=auto_renew,
+            instance_key=instance_key,
             options=options,
         )
         return (yield from Instances.create.steps(self, order, idempotency_key=idempotency_key))

@@ -64,6 +64,7 @@ def compose(
     max_spend: Amount | None = None,
     stop_after_seconds: int | None = None,
     auto_renew: bool = False,
+    instance_key: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> LaunchRequest:
     """The body of a launch. ``type``, ``image`` and ``region`` are an id, a name, or a part of only one name.
@@ -97,6 +98,7 @@ def compose(
         "maxSpend": None if max_spend is None else amount(max_spend),
         "stopAfterSeconds": stop_after_seconds,
         "autoRenew": auto_renew or None,
+        "instanceKey": instance_key or None,
     }
     body |= {field: value for field, value in asked.items() if value is not None}
     return LaunchRequest.model_validate(body | dict(options or {}))
