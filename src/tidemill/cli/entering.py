@@ -22,7 +22,6 @@ from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.identities import admitted, program
 from tidemill.cli.places import Places
 from tidemill.cli.route import USER, Route, options, remember, route_to
-from tidemill.model.lifecycle import State
 
 if TYPE_CHECKING:
     from tidemill.client import Client
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 # Options that take the next word, of ssh(1) and scp(1).
 SSH_TAKING = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 SCP_TAKING = frozenset("cDFiJloPSX")
-STOPPED, STOPPING = State.STOPPED.value, State.STOPPING.value
 NEW_KEY = 10.0  # seconds for a key that was just added to be known inside; it takes about two
 PAUSE = 0.3  # seconds between two tries
 SFTP_SINCE = (8, 7)  # the version of OpenSSH whose scp can speak sftp; from 9.0 on it does by itself
@@ -149,9 +147,11 @@ def _meant(client: Client, said: str) -> tuple[InstanceRow, str]:
 def running(client: Client, row: InstanceRow, said: str) -> InstanceRow:
     """The row once it runs, with words on what is waited for. Raises Failure where it does not get there."""
     from tidemill.client.instances import RUNNING, SETTLED
+    from tidemill.model.lifecycle import State
 
+    stopped, stopping = State.STOPPED.value, State.STOPPING.value
     found, seen = row, ""
-    if row.instanceRuntimeInfo.status not in SETTLED | {STOPPING}:
+    if row.instanceRuntimeInfo.status not in SETTLED | {stopping}:
         for found in client.instances.watch(row.instanceMetadata.instanceId):
             runtime = found.instanceRuntimeInfo
             if runtime.status not in SETTLED and runtime.status != seen:
@@ -161,7 +161,7 @@ def running(client: Client, row: InstanceRow, said: str) -> InstanceRow:
     if runtime.status == RUNNING:
         return found
     why = f": {runtime.diagnosisMessage}" if runtime.diagnosisMessage else ""
-    again = runtime.status in {STOPPED, STOPPING}
+    again = runtime.status in {stopped, stopping}
     raise Failure(
         f"{said} is {runtime.status}{why}",
         exit=Exit.CONFLICT,

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +112,9 @@ def ready(identity: Identity) -> Path:
 
 def made(places: Places) -> Identity:
     """This command's own key, made where there is none. Raises Failure where OpenSSH is not installed."""
+    import platform
+    import tempfile
+
     private = places.ssh / OWN
     with alone(private):
         found = _from_file(private)

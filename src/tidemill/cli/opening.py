@@ -18,7 +18,6 @@ from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.output import Form, Output, show_rows
 from tidemill.cli.route import is_address
 from tidemill.cli.table import Column
-from tidemill.model.instance import SSH_PORT
 
 
 def open_(
@@ -43,6 +42,8 @@ def open_(
 
     Ports are published at launch; all that is not, ssh forwards: tidemill ssh NAME -L 8888:localhost:8888
     """
+    from tidemill.model.instance import SSH_PORT
+
     with connected(server) as client:
         row = running(client, resolving.instance(client, name), name)
     address = row.instanceSpecInfo.regionInfo.sshAddress

@@ -8,7 +8,6 @@ because it came first.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from tidemill.cli.failures import Failure
 from tidemill.cli.places import Places, alone, write_whole
-from tidemill.model.instance import SSH_PORT
 
 if TYPE_CHECKING:
     from tidemill.wire.instances import InstanceRow
@@ -43,6 +41,8 @@ class Route:
 
 def route_to(row: InstanceRow) -> Route:
     """Raises Failure where the server says no way in, or one that cannot be."""
+    from tidemill.model.instance import SSH_PORT
+
     about, spec, runtime = row.instanceMetadata, row.instanceSpecInfo, row.instanceRuntimeInfo
     name = about.name or about.instanceName or about.instanceId
     found = next((each.nodePort for each in spec.nodePorts if each.port == SSH_PORT), None)
@@ -65,6 +65,8 @@ def route_to(row: InstanceRow) -> Route:
 
 def is_address(text: str) -> bool:
     """A host's name, or an IP address without brackets or zone."""
+    import ipaddress
+
     try:
         return "%" not in text and bool(ipaddress.ip_address(text))
     except ValueError:
