@@ -100,6 +100,11 @@ def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> No
     assert failures.ending(OSError(2, "No such file or directory", "/tmp/x"), {}) is None
 
 
+def test_a_name_in_an_error_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    failures.ending(failures.Failure("a\x1b[2Jb is gone\nand c"), {})
+    assert capsys.readouterr().err == "tidemill: a\ufffd[2Jb is gone\nand c\n"
+
+
 def test_tidemill_version() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output.split()[0]) == (0, "tidemill")

@@ -126,6 +126,9 @@ def _said(
         told = {name: value for name, value in told.items() if value is not None}
         typer.echo(json.dumps(told, ensure_ascii=False), err=True)
     else:
+        from tidemill.cli.table import seemly
+
+        message = "\n".join(map(seemly, message.split("\n")))  # names in it come from others
         text = f"tidemill: {message}"
         if next:
             text = f"{text.rstrip('.')}. {next}"
