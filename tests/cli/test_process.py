@@ -99,7 +99,7 @@ def test_errors_have_codes_and_say_what_to_do(machine: Machine, simulated: Serve
 def test_a_shell_gets_live_names_and_never_an_error(at_home: Machine) -> None:
     assert "complete -o default" in at_home.answer("completion", "bash")
     at_home.environ = {"_TIDEMILL_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "tidemill log"}
-    assert at_home.tidemill().stdout.split() == ["login", "logout"]
+    assert at_home.tidemill().stdout.split() == ["logs", "login", "logout"]
     at_home.environ |= {"COMP_CWORD": "3", "COMP_WORDS": "tidemill config use 1"}
     assert at_home.tidemill().stdout.split() == [at_home_name(at_home)]
 
