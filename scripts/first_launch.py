@@ -18,10 +18,14 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tidemill.client import Client, ClientError, errors
+from tidemill.client.orders import Offer, default_mode, offers
+from tidemill.wire.instances import InstanceRow
 
 NAME = "first"
 SETTLED = {"Stopped", "StartingFailed", "InitializationFailed", "Archived"}
@@ -30,42 +34,6 @@ FRESH_SECONDS = 3600  # a token with less than this left is not printed again
 
 class Failed(Exception):
     """Something went wrong; the words are for the person at the terminal."""
-
-
-class Cloud:
-    """The API, called as one user. Raises Failed with the server's own words."""
-
-    def __init__(self, url: str) -> None:
-        self.token = ""
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
-
-    def call(
-        self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST", key: str = ""
-    ) -> Any:
-        headers = {"Idempotency-Key": key} if key else {}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        try:
-            answer = self._http.request(
-                method, path, json=body if method == "POST" else None, headers=headers
-            )
-        except httpx.HTTPError as error:
-            raise Failed(f"{path}: no answer ({error})") from None
-        if answer.is_error:
-            try:
-                message = answer.json()["message"]
-            except (ValueError, KeyError, TypeError):
-                message = answer.text[:200]
-            raise Refusal(f"{path}: {answer.status_code}: {message}", answer.status_code)
-        return answer.json()
-
-
-class Refusal(Failed):
-    """The server said no."""
-
-    def __init__(self, words: str, status: int) -> None:
-        super().__init__(words)
-        self.status = status
 
 
 class Memory:
@@ -95,23 +63,23 @@ class Memory:
 def main() -> int:
     args = arguments()
     memory = Memory(args.data_dir)
-    cloud = Cloud(args.api)
     console = Console(stderr=True, highlight=False)
     try:
         logins = first_logins(args.data_dir)
-        sign_in(cloud, memory, logins)
-        offer = cloud.call("/api/resource/user/instance/list", {})["instanceInfos"]
-        url = args.url or public_url(args.api, offer)
-        ssh = ""
-        if args.instance:
-            identity = ensure_key(cloud, memory)
-            row = ensure_running(cloud, memory, offer, console, args.wait)
-            ssh = ssh_line(row, identity, memory)
-    except Failed as error:
+        token = sign_in(args.api, memory, logins)
+        with Client(args.api, token=token) as cloud:
+            there = offers(cloud.catalogue.stock())
+            url = args.url or public_url(args.api, there)
+            ssh = ""
+            if args.instance:
+                identity = ensure_key(cloud, memory)
+                row = ensure_running(cloud, memory, there, console, args.wait)
+                ssh = ssh_line(row, identity, memory)
+    except (Failed, ClientError) as error:
         console.print(f"{error}", style="red", markup=False, soft_wrap=True)
         console.print(f"The server's log: {args.data_dir / 'server.log'}", markup=False, soft_wrap=True)
         return 1
-    print(result(url, logins, cloud.token, ssh, args.data_dir))
+    print(result(url, logins, token, ssh, args.data_dir))
     return 0
 
 
@@ -134,28 +102,33 @@ def first_logins(data_dir: Path) -> list[dict[str, Any]]:
         raise Failed(f"{path}: {error}; without it the first user's password is not known") from None
 
 
-def sign_in(cloud: Cloud, memory: Memory, logins: list[dict[str, Any]]) -> None:
-    """As the first user, with the token of the last run while that is good for a while."""
-    cloud.token = memory.read("token")
-    if cloud.token and seconds_left(cloud.token) > FRESH_SECONDS:
+def first_user(logins: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first account that is no administrator."""
+    return next(login for login in logins if not login["is_admin"])
+
+
+def sign_in(url: str, memory: Memory, logins: list[dict[str, Any]]) -> str:
+    """The first user's token: that of the last run while it is good for a while, else a new one."""
+    token = memory.read("token")
+    if token and seconds_left(token) > FRESH_SECONDS:
+        with Client(url, token=token) as cloud:
+            try:
+                cloud.account.me()
+            except errors.NotLoggedIn:
+                pass  # signed out, or another database: a new one is asked for
+            else:
+                return token
+    user = first_user(logins)
+    with Client(url) as cloud:
         try:
-            cloud.call("/api/user/me", method="GET")
-            return
-        except Refusal:
-            pass  # signed out, or another database: a new one is asked for
-    cloud.token = ""
-    user = next(login for login in logins if not login["is_admin"])
-    try:
-        answer = cloud.call("/api/user/login", {"username": user["username"], "password": user["password"]})
-    except Refusal as error:
-        if error.status != 401:
-            raise
-        raise Failed(
-            f"The first user's password is no longer the one in first-login.json of {memory.folder.parent}. "
-            "The server runs; sign in with the new one."
-        ) from None
-    cloud.token = answer["accessToken"]
-    memory.write("token", cloud.token)
+            token = cloud.account.login(user["username"], user["password"]).accessToken
+        except errors.NotLoggedIn:
+            raise Failed(
+                "The first user's password is no longer the one in first-login.json of "
+                f"{memory.folder.parent}. The server runs; sign in with the new one."
+            ) from None
+    memory.write("token", token)
+    return token
 
 
 def seconds_left(token: str) -> float:
@@ -163,14 +136,14 @@ def seconds_left(token: str) -> float:
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"] - time.time()
 
 
-def ensure_key(cloud: Cloud, memory: Memory) -> Path | None:
+def ensure_key(cloud: Client, memory: Memory) -> Path | None:
     """The identity that opens the instance, made and registered when the account has no key.
 
     None when the account has keys of its own and not this one.
     """
     identity = memory.folder / "id_ed25519"
     public = identity.with_suffix(".pub")
-    keys = cloud.call("/api/user/sshkey/list", {})["sshKeys"]
+    keys = cloud.account.ssh_keys()
     if not keys:
         if not identity.exists():
             subprocess.run(
@@ -178,18 +151,17 @@ def ensure_key(cloud: Cloud, memory: Memory) -> Path | None:
                 check=True,
                 stdin=subprocess.DEVNULL,
             )
-        made = {"name": "scripts/up", "publicKey": public.read_text("utf-8").strip()}
-        cloud.call("/api/user/sshkey/create", made)
+        cloud.account.add_ssh_key(public.read_text("utf-8").strip(), name="scripts/up")
         return identity
     if not public.exists():
         return None
     own = public.read_text("utf-8").split()[1]
-    return identity if any(own in key["publicKey"].split() for key in keys) else None
+    return identity if any(own in key.publicKey.split() for key in keys) else None
 
 
 def ensure_running(
-    cloud: Cloud, memory: Memory, offer: list[dict[str, Any]], console: Console, seconds: float
-) -> dict[str, Any]:
+    cloud: Client, memory: Memory, there: list[Offer], console: Console, seconds: float
+) -> InstanceRow:
     """The first instance's row, once it is Running: launched, or started again, when it is not."""
     began = time.monotonic()
     started, shown = False, ""
@@ -199,17 +171,17 @@ def ensure_running(
         while True:
             row = remembered(cloud, memory)
             if row is None:
-                launch(cloud, memory, offer)
+                launch(cloud, memory, there)
                 started = True
                 continue
-            runtime = row["instanceRuntimeInfo"]
-            status, why = runtime["status"], runtime["diagnosisMessage"]
+            runtime = row.instanceRuntimeInfo
+            status, why = runtime.status, runtime.diagnosisMessage
             if status == "Running":
                 break
             if status in SETTLED and started:
                 raise Failed(f"The first instance is {status}: {why or 'no reason was given'}")
             if status in SETTLED:
-                cloud.call("/api/instance/start", {"instanceId": id_of(row)})
+                cloud.instances.start(row.instanceMetadata.instanceId)
                 started = True
                 continue
             if time.monotonic() - began > seconds:
@@ -222,64 +194,54 @@ def ensure_running(
             time.sleep(0.25)
     took = time.monotonic() - began
     console.print(
-        f"{'First instance':<20} Running, {id_of(row)} ({took:.0f} s)", markup=False, soft_wrap=True
+        f"{'First instance':<20} Running, {row.instanceMetadata.instanceId} ({took:.0f} s)",
+        markup=False,
+        soft_wrap=True,
     )
     return row
 
 
-def remembered(cloud: Cloud, memory: Memory) -> dict[str, Any] | None:
+def remembered(cloud: Client, memory: Memory) -> InstanceRow | None:
     """The row of the instance that an earlier run launched; None when there is none (any more)."""
     kept = json.loads(memory.read("launch") or "{}")
     if not kept.get("id"):
         return None
     try:
-        row = cloud.call(f"/api/instance/{kept['id']}", method="GET")
-    except Refusal as error:
-        if error.status != 404:
-            raise
+        row = cloud.instances.get(kept["id"])
+    except errors.NotFound:
         row = None
-    if row is None or row["instanceRuntimeInfo"]["status"] == "Released":
+    if row is None or row.instanceRuntimeInfo.status == "Released":
         memory.forget("launch")
         return None
     return row
 
 
-def launch(cloud: Cloud, memory: Memory, offer: list[dict[str, Any]]) -> None:
+def launch(cloud: Client, memory: Memory, there: list[Offer]) -> None:
     """Send a launch that is written down first, so that a run that was cut off repeats the same."""
     kept: dict[str, Any] = json.loads(memory.read("launch") or "{}")
     if not kept:
-        kept = {"key": str(uuid.uuid4()), "body": order(cloud, offer)}
+        kept = {"key": str(uuid.uuid4()), "body": order(cloud, there)}
         memory.write("launch", json.dumps(kept))
     try:
-        kept["id"] = cloud.call("/api/instance/create", kept["body"], key=kept["key"])["instanceId"]
-    except Refusal:
+        kept["id"] = cloud.instances.create(kept["body"], idempotency_key=kept["key"])
+    except errors.Refused:
         memory.forget("launch")
         raise
     memory.write("launch", json.dumps(kept))
 
 
-def order(cloud: Cloud, offer: list[dict[str, Any]]) -> dict[str, Any]:
+def order(cloud: Client, there: list[Offer]) -> dict[str, Any]:
     """The smallest type in stock, without an accelerator where there is one, with the first image."""
-    found = [
-        (bool(family["gpuName"]), kind["memoryGB"], kind["cpu"], region["regionId"], kind)
-        for family in offer
-        if not family["isSpotInstance"]
-        for region in family["regionInfos"]
-        for kind in region["instanceTypeInfos"]
-        if kind["stockStatus"] == "InStock"
-    ]
+    found = [offer for offer in there if offer.in_stock and not offer.is_spot]
     if not found:
         raise Failed("Nothing is in stock: the machine is full, or its engine does not answer.")
-    *_, region_id, kind = min(found, key=lambda entry: entry[:3])
-    modes = [price["chargeMode"] for price in kind["price"]]
-    mode = "perHour" if "perHour" in modes else modes[0]
-    image = cloud.call("/api/resource/image/list", {})["images"][0]
+    chosen = min(found, key=lambda offer: (bool(offer.gpu_name), offer.type.memoryGB, offer.type.cpu))
     return {
         "name": NAME,
-        "imageId": image["imageId"],
-        "instanceTypeId": kind["instanceTypeId"],
-        "region": region_id,
-        "billing": {"chargeMode": mode, "duration": 1},
+        "imageId": cloud.catalogue.images()[0].imageId,
+        "instanceTypeId": chosen.type.instanceTypeId,
+        "region": chosen.region.regionId,
+        "billing": {"chargeMode": default_mode(chosen), "duration": 1},
         "remoteStorages": [],
         "instanceConfiguration": {
             "extraDataDiskSizeDB": 0,
@@ -292,29 +254,25 @@ def order(cloud: Cloud, offer: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def id_of(row: dict[str, Any]) -> str:
-    return row["instanceMetadata"]["instanceId"]
-
-
-def ssh_line(row: dict[str, Any], identity: Path | None, memory: Memory) -> str:
+def ssh_line(row: InstanceRow, identity: Path | None, memory: Memory) -> str:
     """The line that enters the instance; its host key is put where the line looks for it."""
-    spec = row["instanceSpecInfo"]
-    address = spec["regionInfo"]["sshAddress"]
-    port = next(entry["nodePort"] for entry in spec["nodePorts"] if entry["port"] == 22)
-    memory.write("known_hosts", f"[{address}]:{port} {row['instanceRuntimeInfo']['sshHostKey']}\n")
+    address = row.instanceSpecInfo.regionInfo.sshAddress
+    port = next(each.nodePort for each in row.instanceSpecInfo.nodePorts if each.port == 22)
+    memory.write("known_hosts", f"[{address}]:{port} {row.instanceRuntimeInfo.sshHostKey}\n")
     words = ["ssh", "-p", str(port), "-o", f"UserKnownHostsFile={memory.folder / 'known_hosts'}"]
     if identity:
         words += ["-i", str(identity), "-o", "IdentitiesOnly=yes"]
-    return shlex.join([*words, f"{row['instanceMetadata']['instanceUsername']}@{address}"])
+    return shlex.join([*words, f"{row.instanceMetadata.instanceUsername}@{address}"])
 
 
-def public_url(api: str, offer: list[dict[str, Any]]) -> str:
+def public_url(api: str, there: list[Offer]) -> str:
     """Where users reach the API: at the address of the first region, when it listens on all."""
-    url = httpx.URL(api)
-    addresses = [region["sshAddress"] for family in offer for region in family["regionInfos"]]
-    if url.host != "127.0.0.1" or not addresses:
+    parts = urlsplit(api)
+    if parts.hostname != "127.0.0.1" or not there:
         return api
-    return str(url.copy_with(host=addresses[0]))
+    address = there[0].region.sshAddress
+    host = f"[{address}]" if ":" in address else address
+    return parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
 
 
 def result(url: str, logins: list[dict[str, Any]], token: str, ssh: str, data_dir: Path) -> str:
@@ -333,6 +291,9 @@ def result(url: str, logins: list[dict[str, Any]], token: str, ssh: str, data_di
     ]
     if ssh:
         lines += ["", "Enter the first one:", "", ssh]
+    user = first_user(logins)["username"]
+    command = shlex.join([str(Path(sys.prefix) / "bin" / "tidemill"), "login", url, "--user", user])
+    lines += ["", "Or do all of it by the command, here or from elsewhere (docs/cli.md):", "", command]
     lines += [
         "",
         f"All of it is kept in {data_dir}. To end the server: scripts/up --stop --data-dir {data_dir}",

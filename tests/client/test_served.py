@@ -281,3 +281,17 @@ async def test_what_happens_is_told_to_those_who_await_it(awaited: AsyncClient) 
             await asyncio.wait({first}, timeout=1)
         assert (await first).instanceName == "heard"
     await awaited.instances.terminate(made)
+
+
+def test_a_proxy_of_the_environment_is_not_for_this_machine(
+    server: Server, user: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Client(server.url, token=user.token) as client:
+        assert client.account.me().username == user.username
+    with (
+        Client("http://gpu.invalid", retries=Retries(attempts=1)) as client,
+        pytest.raises(errors.NotConnected, match="refused"),
+    ):
+        client.account.me()

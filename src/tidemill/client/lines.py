@@ -26,6 +26,7 @@ finally:
     if not _was_there:
         del sys.modules[_KEPT_OUT]
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 AGENT = f"tidemill/{version('tidemill')}"
 
 
@@ -63,14 +64,16 @@ class Address:
 
     def options(self) -> dict[str, Any]:
         """For both kinds of httpx clients."""
-        secure = urlsplit(self.url).scheme == "https"
+        parts = urlsplit(self.url)
         return {
             "base_url": self.url.rstrip("/").removesuffix("/api"),
             "headers": {"User-Agent": AGENT, "Accept": "application/json", **_credentials(self)},
             "timeout": httpx.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
             # Reading the machine's certificates takes its time, and plain HTTP needs none.
-            "verify": ssl.create_default_context() if secure else False,
+            "verify": ssl.create_default_context() if parts.scheme == "https" else False,
             "follow_redirects": False,
+            # A proxy that the environment names is for other machines.
+            "trust_env": parts.hostname not in LOOPBACK,
             "limits": httpx.Limits(max_connections=100, max_keepalive_connections=20),
         }
 
