@@ -214,7 +214,7 @@ async def test_the_document_is_served(api: Served) -> None:
     operations = [
         (path, operation) for path, methods in document["paths"].items() for operation in methods.values()
     ]
-    assert len(operations) == 44
+    assert len(operations) == 45
     for path, operation in operations:
         statuses = set(operation["responses"])
         assert {"200", "500", "503"} <= statuses, path

@@ -6,7 +6,8 @@ from tidemill.client.effects import Steps
 from tidemill.client.kinds import K, operation
 from tidemill.client.subject import Subject
 from tidemill.wire.accounts import EmptyRequest
-from tidemill.wire.catalogue import ImageListAnswer, ImageRow, RegionInfo, RegionListAnswer, StockAnswer
+from tidemill.wire.catalogue import ImageListAnswer, ImageRow, RegionListAnswer, StockAnswer
+from tidemill.wire.regions import RegionInfo
 
 
 class Catalogue(Subject[K]):

@@ -17,7 +17,7 @@ class Answer(BaseModel):
     what the contract calls HPC-AI's.
     """
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, json_schema_serialization_defaults_required=True)
 
 
 class Failure(Answer):

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tidemill.model.offer import Image, Region
-from tidemill.model.stock import Stock
 from tidemill.wire.answers import Answer, cores, gigabytes, units
+from tidemill.wire.regions import RegionInfo
 from tidemill.wire.tide import PriceInfo, TidePriceInfo, price_infos
 
-
-class RegionInfo(Answer):
-    """``sshAddress`` is the host that instances of the region are reached at."""
-
-    regionId: str = ""
-    regionName: str = ""
-    sshAddress: str
-
-    @classmethod
-    def of(cls, region: Region) -> RegionInfo:
-        return cls(regionId=region.id, regionName=region.name, sshAddress=region.ssh_address)
+if TYPE_CHECKING:
+    from tidemill.model.offer import Image, Region
+    from tidemill.model.stock import Stock
 
 
 class InstanceTypeInfo(Answer):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from tidemill.model.instance import Happening
+from typing import TYPE_CHECKING
+
 from tidemill.wire.answers import Answer
 from tidemill.wire.instances import EventRow
+
+if TYPE_CHECKING:
+    from tidemill.model.instance import Happening
 
 
 class InstanceEvent(EventRow):

@@ -30,7 +30,7 @@ _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 class Request(BaseModel):
     """Base of all request bodies: unknown fields are ignored, null is the same as absent."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AliasChoices, Field, field_validator
 
-from tidemill.model.instance import SSH_PORT, Happening, Instance, InstanceView, NodePort
 from tidemill.model.lifecycle import State, wire_status
 from tidemill.wire.answers import Answer, cores, gigabytes, units
-from tidemill.wire.catalogue import RegionInfo
 from tidemill.wire.fields import Choice, Flag, Request, Text
 from tidemill.wire.pages import Pager, PagerInfo
+from tidemill.wire.regions import RegionInfo
+
+if TYPE_CHECKING:
+    from tidemill.model.instance import Happening, Instance, InstanceView, NodePort
 
 INSTANCE_USERNAME = "root"
 STATUSES = tuple(dict.fromkeys(wire_status(state) for state in State))
@@ -203,6 +205,8 @@ def _spec(view: InstanceView, currency: str) -> SpecInfo:
 
 def _ports(ports: Sequence[NodePort]) -> list[NodePortInfo]:
     """Ssh first: there are clients that take the first one."""
+    from tidemill.model.instance import SSH_PORT
+
     ordered = sorted(ports, key=lambda each: (each.port != SSH_PORT, each.port))
     return [NodePortInfo(port=each.port, nodePort=each.node_port) for each in ordered]
 
