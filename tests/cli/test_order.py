@@ -76,6 +76,11 @@ def test_files_of_both_kinds(tmp_path: Path, name: str, text: str, body: Any) ->
         ("a.yaml", "- 1\n", "does not hold the object"),
         ("none.yaml", None, "No such file"),
         ("a.yaml", b"\xff\xfe", "no text in UTF-8"),
+        ("a.yaml", "a: &a [*a]\n", "what JSON cannot say"),
+        ("a.yaml", "a: .nan\n", "what JSON cannot say"),
+        ("a.yaml", "a: !!binary aGk=\n", "what JSON cannot say"),
+        ("a.yaml", "[" * 5000, "what JSON cannot say"),
+        ("a.yaml", 'a: "\\uD800"', "no Unicode"),
     ],
 )
 def test_a_file_that_is_none_says_why(
@@ -86,6 +91,21 @@ def test_a_file_that_is_none_says_why(
     with pytest.raises(Failure, match=reason) as caught:
         order.body_in(str(tmp_path / name))
     assert caught.value.exit is Exit.USAGE
+
+
+def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert order.body_in(str(tmp_path / "a.json")) == {"a": 1}
+
+
+def test_a_name_that_is_no_text_is_a_command_that_was_typed_wrongly() -> None:
+    with pytest.raises(Failure, match="The name is no text in UTF-8") as caught:
+        order.body_of(Said(name="\udcff"), WHOLE, None)
+    assert caught.value.exit is Exit.USAGE
+    with pytest.raises(Failure, match="no length of time"):
+        order.seconds("9" * 5000 + "d")
+    with pytest.raises(Failure, match="no amount"):
+        order.body_of(Said(max_spend="1e999999999"), WHOLE, None)
 
 
 def test_variables_come_from_a_file_the_line_and_here(tmp_path: Path) -> None:

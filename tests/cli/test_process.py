@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 import yaml
-from tests.cli.conftest import Machine
+from tests.cli.conftest import COMMAND, Machine
 from tests.journeys.running import Server, Tenant, free_port
 
 
@@ -106,6 +107,49 @@ def test_a_shell_gets_live_names_and_never_an_error(at_home: Machine) -> None:
 
 def at_home_name(machine: Machine) -> str:
     return Machine(machine.home).answer("config", "list", "-o", "name").strip()
+
+
+def shell(machine: Machine, line: str) -> subprocess.CompletedProcess[str]:
+    """``line`` in a shell, where ``$T`` is the command."""
+    given = machine.given | {"T": COMMAND[0]}
+    return subprocess.run(
+        ["sh", "-c", line], env=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$T ls <&- >/dev/null", 0),
+        ("$T launch x -t small -i deb <&-", 2),
+        ("$T rm first <&-", 2),
+        ("$T ls >&-", 0),
+        ("$T show nothing 2>&-", 4),
+        ("$T ls <&- >&- 2>&-", 0),
+        ("$T ls >/dev/full", 1),
+        ("$T price small | true", 0),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_defect(at_home: Machine, line: str, code: int) -> None:
+    done = shell(at_home, line)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locale_without_our_letters_gets_marks_and_programs_get_escapes(
+    at_home: Machine, tenant: Tenant
+) -> None:
+    named = tenant.launch(
+        name="zwölf", image=tenant.post("/api/resource/image/list")["images"][0]["imageName"]
+    )
+    try:
+        at_home.environ |= {"PYTHONIOENCODING": "ascii"}
+        assert "zw?lf" in at_home.answer("ls")
+        assert "zwölf" in [
+            row["instanceMetadata"]["name"] for row in json.loads(at_home.answer("ls", "-o", "json"))
+        ]
+    finally:
+        tenant.post("/api/instance/terminate", {"instanceId": named})
 
 
 def test_a_server_that_is_away(machine: Machine) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from tests.client.told import Told, answered
-from tidemill.client import errors
+from tidemill.client import AsyncClient, Client, errors
+from tidemill.client.effects import Reply
 from tidemill.client.errors import NoAnswer, NotConnected, TimedOut
 from tidemill.client.sending import Retries
 from tidemill.client.service import Service
+from tidemill.client.subject import amount
 
 LOST = NoAnswer("broke off", sent=True)
 NEVER_SENT = NotConnected("no connection", sent=False)
@@ -130,6 +132,39 @@ def test_an_answer_that_is_no_json_is_said_to_be_none_and_a_refusal_without_word
     told = Told([type(page)(404, {}, b"<html>nginx</html>")])
     with pytest.raises(errors.NotFound, match="HTTP status 404"):
         told.client().billing.balance()
+
+
+def test_what_json_cannot_say_is_not_sent() -> None:
+    itself: dict[str, Any] = {}
+    itself["itself"] = itself
+    for order in ({"a": float("nan")}, {"a": b""}, {"a": "\ud800"}, itself):
+        told = Told([DONE])
+        with pytest.raises(errors.ClientError, match=r"Unicode|JSON"):
+            told.client().instances.create(order)
+        assert not told.sent
+    with pytest.raises(errors.ClientError, match="no amount"):
+        amount("1e999999999")
+
+
+def test_an_answer_that_is_nested_without_end_is_not_understood() -> None:
+    deep = b"[" * 200_000
+    told = Told([Reply(200, {}, deep), Reply(404, {}, deep), Reply(200, {}, deep)])
+    with pytest.raises(errors.NotUnderstood):
+        told.client().instances.get("notebook-1")
+    with pytest.raises(errors.NotFound):
+        told.client().instances.get("notebook-1")
+    with pytest.raises(errors.NotUnderstood):
+        told.client(Service.HPC_AI).billing.balance()
+
+
+def test_a_proxy_that_is_none_is_an_error_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "ftp://somebody:secret@proxy")
+    for kind in (Client, AsyncClient):
+        with pytest.raises(errors.ClientError, match="HTTPS_PROXY") as caught:
+            kind("http://gpu.example.org", token="t")
+        assert "secret" not in str(caught.value)
 
 
 def test_login_and_logout_change_who_calls() -> None:

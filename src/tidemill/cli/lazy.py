@@ -16,6 +16,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
+from tidemill.cli import streams
+
 if TYPE_CHECKING:
     from typer._click import Command as ClickCommand
     from typer._click import Context, HelpFormatter
@@ -112,6 +114,7 @@ class LazyGroup(NounGroup):
                 formatter.write_dl(rows)
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        streams.prepare()
         if COMPLETION in os.environ:
             from tidemill.cli import completion
 

@@ -6,6 +6,7 @@ Flags come last. Only what somebody said by name is looked up.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ MODES = {
     "month": "perMonth",
 }
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SPAN = re.compile(r"(?:\d+[smhd])+")
+SPAN = re.compile(r"(?:\d{1,9}[smhd])+")
 Body = dict[str, Any]
 
 
@@ -162,7 +163,7 @@ def _flags(said: Said) -> Body:
     billing = {"chargeMode": said.mode, "duration": said.duration}
     configuration = {"extraDataDiskSizeDB": said.disk, "initScript": said.init}
     fields: Body = {
-        "name": said.name,
+        "name": None if said.name is None else _utf8("The name", said.name),
         "billing": _given(billing) or None,
         "instanceConfiguration": _given(configuration) or None,
         "isSpotInstance": said.spot,
@@ -227,24 +228,24 @@ def environment(
         name = name.strip()
         if not equals and name not in environ:
             raise wrong(f"{name} is not set here, so it has no value to pass on")
-        found[name] = _utf8(name, value if equals else environ[name])
+        found[name] = _utf8(f"The value of {name}", value if equals else environ[name])
     return found
 
 
-def _utf8(name: str, value: str) -> str:
+def _utf8(what: str, said: str) -> str:
     try:
-        value.encode("utf-8")
+        said.encode("utf-8")
     except UnicodeEncodeError:
-        raise wrong(f"The value of {name} is no text in UTF-8") from None
-    return value
+        raise wrong(f"{what} is no text in UTF-8") from None
+    return said
 
 
 def text_of(path: str, what: str) -> str:
     """What a file holds, or with ``-`` standard input. Raises Failure."""
     try:
         if path == STDIN:
-            return sys.stdin.buffer.read().decode("utf-8")
-        return Path(path).read_text("utf-8")
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise wrong(f"{what}: {path} is no text in UTF-8") from None
     except OSError as error:
@@ -257,9 +258,15 @@ def body_in(path: str) -> Body:
     looks_json = path.endswith(".json") or (
         text.lstrip().startswith("{") and not path.endswith((".yaml", ".yml"))
     )
-    found = _json(path, text) if looks_json else _yaml(path, text)
-    if not isinstance(found, dict):
-        raise wrong(f"--file: {path} does not hold the object that is a launch's body")
+    try:
+        found = _json(path, text) if looks_json else _yaml(path, text)
+        if not isinstance(found, dict):
+            raise wrong(f"--file: {path} does not hold the object that is a launch's body")
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise wrong(f"--file: {path} has text that is no Unicode") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise wrong(f"--file: {path} holds what JSON cannot say: {error}") from None
     return cast(Body, found)
 
 

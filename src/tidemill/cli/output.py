@@ -19,6 +19,7 @@ import typer
 
 from tidemill.cli import table
 from tidemill.cli.failures import AS_JSON, Exit, Failure
+from tidemill.cli.streams import has_all_letters
 from tidemill.cli.table import Column
 
 R = TypeVar("R")
@@ -105,7 +106,7 @@ def stream_row(row: Any, line: str, form: Form, *, name: str) -> None:
         case Form.NAME:
             _print(f"{name}\n")
         case Form.JSON:
-            _print(json.dumps(plain(row), ensure_ascii=False) + "\n")
+            _print(json.dumps(plain(row), ensure_ascii=not has_all_letters()) + "\n")
         case Form.YAML:
             _print("---\n")
             _machine(plain(row), form)
@@ -146,11 +147,11 @@ def plain(row: Any) -> Any:
 
 def _machine(value: Any, form: Form) -> None:
     if form is Form.JSON:
-        _print(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+        _print(json.dumps(value, ensure_ascii=not has_all_letters(), indent=2) + "\n")
         return
     import yaml
 
-    _print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000))
+    _print(yaml.safe_dump(value, sort_keys=False, allow_unicode=has_all_letters(), width=10_000))
 
 
 def _print(text: str) -> None:

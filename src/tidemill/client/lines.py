@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.client.effects import Effect, Now, Open, Outgoing, Read, Reply, Send, SignIn, Sleep
@@ -27,6 +27,7 @@ finally:
         del sys.modules[_KEPT_OUT]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+H = TypeVar("H")
 AGENT = f"tidemill/{version('tidemill')}"
 
 
@@ -137,6 +138,16 @@ def _reason(error: Exception) -> str:
     return str(cause) or type(cause).__name__
 
 
+def _made(kind: Callable[..., H], address: Address) -> H:
+    """A client of httpx, which reads the proxies of the environment. Raises ClientError for those."""
+    try:
+        return kind(**address.options())
+    except (ValueError, ImportError, httpx.InvalidURL) as error:  # its words leave out passwords
+        raise ClientError(
+            f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY of the environment cannot be used: {error}"
+        ) from None
+
+
 _ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 
 
@@ -145,7 +156,7 @@ class BlockingLine:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._http = httpx.Client(**address.options())
+        self._http = _made(httpx.Client, address)
 
     def close(self) -> None:
         self._http.close()
@@ -186,7 +197,7 @@ class AwaitedLine:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._http = httpx.AsyncClient(**address.options())
+        self._http = _made(httpx.AsyncClient, address)
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -137,7 +137,7 @@ def _before_another(retries: Retries, error: ClientError, attempt: int, *, repea
 def _refusal(reply: Reply) -> Refused:
     try:
         said = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     told = reply.headers.get("retry-after", "")
     retry_after = float(told) if told.isdecimal() else None
@@ -153,7 +153,7 @@ def understood(reply: Reply, gives: type[A], service: Service) -> A:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-    except ValueError:
+    except (ValueError, RecursionError):
         reason = "it is no JSON"
     raise NotUnderstood(
         f"The server's answer is not what this client knows ({reason}); "
@@ -173,9 +173,17 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _written(body: Request | Mapping[str, Any] | None) -> bytes | None:
-    """As JSON; of a model only what was set, so that a server hears of no field that nobody meant."""
+    """As JSON; of a model only what was set, so that a server hears of no field that nobody meant.
+
+    Raises ClientError for what JSON cannot say: NaN, bytes, text that is no Unicode, what holds itself.
+    """
     if body is None:
         return None
-    if isinstance(body, Request):
-        return body.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    try:
+        if isinstance(body, Request):
+            return body.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ClientError("The request has text that is no Unicode") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ClientError(f"The request cannot be written as JSON: {error}") from None

@@ -20,6 +20,7 @@ A = TypeVar("A", bound=Answer)
 T = TypeVar("T")
 
 Amount = int | float | Decimal | str  # of currency units
+LARGEST = 30  # powers of ten of it: more takes longer to write than anybody waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,6 @@ def amount(said: Amount) -> int | float:
         exact = Decimal(str(said))
     except ArithmeticError:
         raise ClientError(f"{said!r} is no amount of money; write it as 12.50") from None
-    if not exact.is_finite():
+    if not exact.is_finite() or exact.adjusted() > LARGEST:
         raise ClientError(f"{said!r} is no amount of money")
     return int(exact) if exact == exact.to_integral_value() else float(exact)
