@@ -92,6 +92,13 @@ def test_a_server_that_forgot_is_said_to_have_and_from_where_to_go_on() -> None:
     assert caught.value.after == 3
 
 
+@pytest.mark.parametrize("data", ["garbage", "[]", '"x"', "{}", "[" * 100_000])
+def test_a_server_that_forgot_and_cannot_say_so_well(data: str) -> None:
+    with pytest.raises(errors.EventsLost, match="lost its place") as caught:
+        taken(Told([[f"id: abc\nevent: reset\ndata: {data}\n\n".encode()]]), 1)
+    assert caught.value.after == 0
+
+
 def test_a_server_that_stays_away_or_refuses_ends_it() -> None:
     told = Told([[OPENING, frame(8), LOST], *[NotConnected("no", sent=False)] * 200])
     stream = told.client(attempts=200, patience=60.0).events()

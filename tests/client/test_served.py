@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -232,6 +234,42 @@ def test_who_is_asked_as_hpc_ai_is_asked_what_it_knows(server: Server, user: Ten
         client.instances.terminate(made)
     assert Service.at("https://cloud.hpc-ai.com/api") is Service.HPC_AI
     assert Service.at("https://gpu.example.org") is Service.TIDEMILL
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A page under /api/events, as a console's server answers; all else is to be had elsewhere."""
+
+    def do_GET(self) -> None:
+        moved = not self.path.startswith("/api/events")
+        self.send_response(308 if moved else 200)
+        if moved:
+            self.send_header("Location", "https://gpu.example.org/")
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"page")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+def test_another_program_is_not_taken_for_a_server() -> None:
+    """A page is no log, and nobody waits for events that it will never send."""
+    server = HTTPServer(("127.0.0.1", 0), _Elsewhere)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}", token="t") as client:
+            with pytest.raises(errors.NotUnderstood, match=r"sends on to https://gpu\.example\.org/"):
+                client.instances.get("notebook-1")
+            with pytest.raises(errors.NotUnderstood, match="sends on to"):
+                list(client.instances.logs("notebook-1"))
+            with pytest.raises(errors.NotUnderstood, match="no stream of events"):
+                next(client.events())
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_a_server_that_is_not_there_is_said_to_be_not_there() -> None:

@@ -72,4 +72,5 @@ class _Tap:
         refused = isinstance(answer, Reply)
         self.status = answer.status if refused else 200
         self.refusal = answer if refused else None
+        self.media_type = "text/event-stream"
         self.pieces: Generator[Any] = (piece for piece in ([] if refused else answer))

@@ -37,10 +37,14 @@ class Reply:
 
 
 class Tap(Protocol):
-    """An answer that is still coming. Of one that refuses, ``refusal`` is the whole of it."""
+    """An answer that is still coming. Of one that refuses, ``refusal`` is the whole of it.
+
+    ``media_type`` is in lower case and without parameters; "" where the server says none.
+    """
 
     status: int
     refusal: Reply | None
+    media_type: str
 
 
 @dataclass(frozen=True, slots=True)

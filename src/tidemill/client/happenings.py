@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tidemill.client.effects import Flow, Item, Now, Outgoing, Read, Sleep
-from tidemill.client.errors import EventsLost, NoAnswer
+from tidemill.client.errors import EventsLost, NoAnswer, NotUnderstood
 from tidemill.client.kinds import K, stream
 from tidemill.client.sending import opened, understood
 from tidemill.client.subject import Subject
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tidemill.wire.events import InstanceEvent
 
 PATH = "/api/events"
+EVENTS = "text/event-stream"
 SILENCE = 50.0  # seconds: the server sends something every 15
 STEADY = 5.0  # seconds after which a stream counts as one that worked
 
@@ -82,9 +83,11 @@ class Happenings(Subject[K]):
         last = None if after is None else str(after)
         attempt = 0
         while True:
-            headers = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": last})
+            headers = {"Accept": EVENTS} | ({} if last is None else {"Last-Event-ID": last})
             sent = Outgoing("GET", PATH, headers=headers, query=query, quiet_for=SILENCE)
             tap = yield from opened(self.manner.retries, sent)
+            if tap.media_type != EVENTS:
+                raise NotUnderstood("What came is no stream of events; is it a tidemill server?")
             began: float = yield Now()
             frames = Frames()
             try:
@@ -92,7 +95,9 @@ class Happenings(Subject[K]):
                     for frame in frames.feed(piece):
                         last = frame.id or last
                         if frame.event == "reset":
-                            raise EventsLost(_message(frame), after=int(last or 0))
+                            raise EventsLost(
+                                _message(frame), after=int(last) if last and last.isdecimal() else 0
+                            )
                         if frame.event == "instance":
                             yield Item(_event(frame))
                 if not follow:
@@ -117,4 +122,8 @@ def _event(frame: Frame) -> InstanceEvent:
 def _message(frame: Frame) -> str:
     import json
 
-    return str(json.loads("\n".join(frame.data)).get("message", "The server lost its place"))
+    try:
+        said = json.loads("\n".join(frame.data))["message"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return "The server lost its place"
+    return str(said)

@@ -37,6 +37,7 @@ class _Tap:
 
     status: int
     refusal: Reply | None
+    media_type: str
     response: httpx.Response
     chunks: Any
 
@@ -113,6 +114,10 @@ def _reply(response: httpx.Response) -> Reply:
     return Reply(response.status_code, headers, response.content)
 
 
+def _media_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
 def _failed(url: str, timeout: float, error: Exception) -> ClientError:
     """What kept the answer from coming, in words. The text of httpx's error is for the cause alone."""
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
@@ -170,9 +175,11 @@ class BlockingLine:
                 case Open(request):
                     built = self._http.build_request(**_arguments(request, self._address.timeout))
                     response = self._http.send(built, stream=True)
-                    tap = _Tap(response.status_code, None, response, response.iter_bytes())
+                    tap = _Tap(
+                        response.status_code, None, _media_type(response), response, response.iter_bytes()
+                    )
                     taps.append(tap)
-                    if response.is_error:
+                    if not response.is_success:
                         response.read()
                         tap.refusal = _reply(response)
                     return tap
@@ -211,9 +218,11 @@ class AwaitedLine:
                 case Open(request):
                     built = self._http.build_request(**_arguments(request, self._address.timeout))
                     response = await self._http.send(built, stream=True)
-                    tap = _Tap(response.status_code, None, response, response.aiter_bytes())
+                    tap = _Tap(
+                        response.status_code, None, _media_type(response), response, response.aiter_bytes()
+                    )
                     taps.append(tap)
-                    if response.is_error:
+                    if not response.is_success:
                         await response.aread()
                         tap.refusal = _reply(response)
                     return tap

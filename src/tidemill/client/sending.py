@@ -77,7 +77,7 @@ def call(
 
 
 def exchange(retries: Retries, sent: Outgoing, *, repeatable: bool) -> Steps[Reply]:
-    """The whole answer, whatever it holds. Raises Refused, NoAnswer."""
+    """The whole answer, whatever it holds. Raises Refused, NoAnswer, NotUnderstood (a redirect)."""
 
     def once() -> Steps[Reply]:
         reply: Reply = yield Send(sent)
@@ -87,7 +87,7 @@ def exchange(retries: Retries, sent: Outgoing, *, repeatable: bool) -> Steps[Rep
 
 
 def opened(retries: Retries, sent: Outgoing) -> Steps[Tap]:
-    """An answer to read bit by bit. Raises Refused, NoAnswer."""
+    """An answer to read bit by bit. Raises Refused, NoAnswer, NotUnderstood (a redirect)."""
     tap: Any = None
 
     def once() -> Steps[Reply]:
@@ -106,8 +106,10 @@ def _tried(retries: Retries, once: Callable[[], Steps[Reply]], *, repeatable: bo
         attempt += 1
         try:
             reply: Reply = yield from once()
-            if reply.status < 400:
+            if reply.status < 300:
                 return reply
+            if reply.status < 400:
+                raise _sent_elsewhere(reply)
             raise _refusal(reply)
         except (NoAnswer, Refused) as error:
             pause = _before_another(retries, error, attempt, repeatable=repeatable)
@@ -132,6 +134,14 @@ def _before_another(retries: Retries, error: ClientError, attempt: int, *, repea
         return None
     told = error.retry_after if isinstance(error, Refused) else None
     return max(told or 0.0, retries.pause(attempt))
+
+
+def _sent_elsewhere(reply: Reply) -> NotUnderstood:
+    """Not followed: a credential is for the address that it was given with, and for no other."""
+    elsewhere = reply.headers.get("location", "")
+    return NotUnderstood(
+        f"The server sends on to {elsewhere or 'another address'}; say that server's address instead"
+    )
 
 
 def _refusal(reply: Reply) -> Refused:
