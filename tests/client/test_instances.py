@@ -76,6 +76,12 @@ def test_pages_are_read_as_they_are_needed_and_no_row_twice() -> None:
     assert [body["pager"]["currentPage"] for body in told.bodies()] == [1, 2, 3]
 
 
+def test_a_status_that_is_none_is_an_error_of_the_client() -> None:
+    told = Told([])
+    with pytest.raises(errors.ClientError, match="running"):
+        list(told.client().instances.list(status=["running"]))
+
+
 def test_a_filter_is_sent_only_where_there_is_one() -> None:
     told = Told([page(total=0), page(total=0)])
     client = told.client()

@@ -117,7 +117,7 @@ def watched(seconds: float | None, look: Callable[[], None]) -> None:
     if seconds is None:
         look()
         return
-    if seconds < LEAST_PAUSE:
+    if not seconds >= LEAST_PAUSE:  # not a number is not, either
         raise Failure(f"--watch takes at least {LEAST_PAUSE:g} seconds", exit=Exit.USAGE, code="invalidWatch")
     from threading import Event
 
