@@ -47,6 +47,9 @@ async def test_login(api: Served) -> None:
         "group": ["user"],
         "createdAt": "2026-03-01T12:00:00Z",
         "scope": "full",
+        "instanceId": None,
+        "apiKeyId": None,
+        "expiresAt": "2026-03-02T12:00:00Z",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.journeys.running import Server, Tenant
+
+# A run in the background of a shell ignores Ctrl-C, and so would every process that it makes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMMAND = (str(Path(sys.executable).with_name("tidemill")),)
 
