@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.client.errors import Unknown
+from tidemill.client.errors import ClientError, Unknown
 from tidemill.client.orders import choose, compose
 from tidemill.wire.catalogue import ImageListAnswer, ImageRow, StockAnswer
 
@@ -114,3 +114,10 @@ def test_the_body_has_what_was_asked_for_and_nothing_that_was_not() -> None:
         "isSpotInstance": False, "nodePorts": [8080], "env": {"A": "b"}, "maxSpend": 2.5,
         "stopAfterSeconds": 60, "instanceKey": True,
     }  # fmt: skip
+
+
+def test_what_no_server_takes_is_said_in_the_servers_words() -> None:
+    with pytest.raises(
+        ClientError, match=r'^field "nodePorts\[0\]" must be a whole number between 1 and 65535$'
+    ):
+        compose(STOCK, IMAGES, name="n", type="t8", image="i3", ports=[70000])

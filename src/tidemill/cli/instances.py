@@ -44,7 +44,7 @@ def ls(
                 Column("ID", short_id, firm=True),
                 Column("STATUS", status_of),
                 Column("TYPE", lambda row: row.instanceSpecInfo.instanceTypeName),
-                Column("PRICE", price_of, right=True),
+                Column("PRICE", price_of, right=True, firm=True),
                 Column("REGION", lambda row: row.instanceSpecInfo.regionInfo.regionName),
                 Column("MADE", lambda row: ago(row.instanceMetadata.createdAt, now), right=True),
             ]

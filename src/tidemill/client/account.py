@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill.client.effects import SignIn, Steps
 from tidemill.client.kinds import K, operation
-from tidemill.client.subject import Subject
+from tidemill.client.subject import Subject, checked
 from tidemill.model.account import Scope
 from tidemill.wire.accounts import (
     ApiKeyCreateAnswer,
@@ -67,7 +67,7 @@ class Account(Subject[K]):
         asked: dict[str, Any] = {"name": name, "scope": str(scope)}
         if expires_at is not None:
             asked["expiresAt"] = expires_at.isoformat()
-        body = ApiKeyCreateRequest.model_validate(asked)
+        body = checked(ApiKeyCreateRequest, asked)
         return (yield from self._post("/api/user/apikey/create", ApiKeyCreateAnswer, body, repeatable=False))
 
     @operation
@@ -88,7 +88,7 @@ class Account(Subject[K]):
     def add_ssh_key(self, public_key: str, *, name: str | None = None) -> Steps[SshKeyRow]:
         """Add a public key, also to instances that run. Raises Conflict where it is there, BadRequest."""
         asked: dict[str, Any] = {"publicKey": public_key} | ({"name": name} if name is not None else {})
-        body = SshKeyCreateRequest.model_validate(asked)
+        body = checked(SshKeyCreateRequest, asked)
         answer = yield from self._post("/api/user/sshkey/create", SshKeyCreateAnswer, body, repeatable=False)
         return answer.sshKey
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from tidemill.client.billing import during
 from tidemill.client.effects import Flow, Steps
 from tidemill.client.kinds import K, operation, stream
-from tidemill.client.subject import Amount, Subject, amount, pages
+from tidemill.client.subject import Amount, Subject, amount, checked, pages
 from tidemill.wire.admin import (
     CreditRequest,
     MonthlyCreditAnswer,
@@ -44,7 +44,7 @@ class Admin(Subject[K]):
         wanted = {"username": username} if username is not None else {}
 
         def ask(pager: Pager) -> Steps[UsersAnswer]:
-            asked = UsersRequest.model_validate({"pager": pager, "filter": wanted})
+            asked = checked(UsersRequest, {"pager": pager, "filter": wanted})
             return self._post("/api/admin/users", UsersAnswer, asked, repeatable=True)
 
         return pages(ask, lambda page: page.users, lambda page: page.pager, identity=lambda row: row.userId)
@@ -54,8 +54,9 @@ class Admin(Subject[K]):
         self, username: str, paid: Amount, *, id: str | None = None, memo: str = ""
     ) -> Steps[PostedAnswer]:
         """Write down that a user paid in; below 0, that they were paid back. Raises NotFound, Conflict."""
-        asked = CreditRequest.model_validate(
-            {"username": username, "amount": amount(paid), "id": id or str(uuid4()), "memo": memo}
+        asked = checked(
+            CreditRequest,
+            {"username": username, "amount": amount(paid), "id": id or str(uuid4()), "memo": memo},
         )
         return (yield from self._post("/api/admin/credit", PostedAnswer, asked, repeatable=True))
 
@@ -74,13 +75,13 @@ class Admin(Subject[K]):
         said: dict[str, Any] = {"username": username, "amount": amount(worth), "id": id or str(uuid4())}
         said |= {"name": name, "memo": memo}
         said |= {"expiresAt": expires_at.isoformat()} if expires_at is not None else {}
-        asked = VoucherRequest.model_validate(said)
+        asked = checked(VoucherRequest, said)
         return (yield from self._post("/api/admin/voucher", PostedAnswer, asked, repeatable=True))
 
     @operation
     def monthly_credit(self, username: str, each_month: Amount) -> Steps[MonthlyCreditAnswer]:
         """Give a user credit at the start of each month, good until its end; 0 ends it. Raises NotFound."""
-        asked = MonthlyCreditRequest.model_validate({"username": username, "amount": amount(each_month)})
+        asked = checked(MonthlyCreditRequest, {"username": username, "amount": amount(each_month)})
         return (
             yield from self._post("/api/admin/monthlyCredit", MonthlyCreditAnswer, asked, repeatable=True)
         )
@@ -92,7 +93,7 @@ class Admin(Subject[K]):
         """Give back what was charged, or a part of it. Raises NotFound, Conflict."""
         said: dict[str, Any] = {"postingId": posting_id, "id": id, "memo": memo}
         said |= {} if part is None else {"amount": amount(part)}
-        asked = RefundRequest.model_validate(said)
+        asked = checked(RefundRequest, said)
         return (yield from self._post("/api/admin/refund", PostedAnswer, asked, repeatable=True))
 
     @operation
@@ -100,7 +101,7 @@ class Admin(Subject[K]):
         """Cap what a user may spend per ``hour`` or ``month``; the user cannot lift it. Raises NotFound."""
         said: dict[str, Any] = {"username": username, "per": per}
         said |= {} if limit is None else {"limit": amount(limit)}
-        asked = UserCapRequest.model_validate(said)
+        asked = checked(UserCapRequest, said)
         answer = yield from self._post("/api/admin/cap", CapsAnswer, asked, repeatable=True)
         return answer.caps
 
@@ -112,9 +113,7 @@ class Admin(Subject[K]):
         wanted = during(since, until)
 
         def ask(pager: Pager) -> Steps[TransactionsAnswer]:
-            asked = UserTransactionsRequest.model_validate(
-                {"username": username, "pager": pager, "filter": wanted}
-            )
+            asked = checked(UserTransactionsRequest, {"username": username, "pager": pager, "filter": wanted})
             return self._post("/api/admin/transactions", TransactionsAnswer, asked, repeatable=True)
 
         return pages(
@@ -137,7 +136,7 @@ class Admin(Subject[K]):
         said |= {"instanceTypeId": instance_type_id} if instance_type_id else {}
         said |= {"isSpotInstance": True} if spot else {}
         said |= {"bands": [dict(band) for band in bands]} if bands else {}
-        asked = PriceSetRequest.model_validate(said)
+        asked = checked(PriceSetRequest, said)
         answer = yield from self._post("/api/admin/price", PriceSetAnswer, asked, repeatable=True)
         return answer.price
 
@@ -154,7 +153,7 @@ class Admin(Subject[K]):
         wanted = {name: value for name, value in given.items() if value is not None}
 
         def ask(pager: Pager) -> Steps[PricesAnswer]:
-            asked = PricesRequest.model_validate({"pager": pager, "filter": wanted})
+            asked = checked(PricesRequest, {"pager": pager, "filter": wanted})
             return self._post("/api/admin/prices", PricesAnswer, asked, repeatable=True)
 
         return pages(

@@ -9,7 +9,7 @@ from typing import Any
 from tidemill.client.effects import Flow, Item, Outgoing, Read, Steps
 from tidemill.client.kinds import K, operation, stream
 from tidemill.client.sending import opened
-from tidemill.client.subject import Amount, Subject, amount, pages
+from tidemill.client.subject import Amount, Subject, amount, checked, pages
 from tidemill.wire.accounts import EmptyRequest
 from tidemill.wire.billing import (
     BalanceAnswer,
@@ -52,7 +52,7 @@ class Billing(Subject[K]):
         wanted |= {"kinds": list(kinds)} if kinds else {}
 
         def ask(pager: Pager) -> Steps[TransactionsAnswer]:
-            asked = TransactionsRequest.model_validate({"pager": pager, "filter": wanted})
+            asked = checked(TransactionsRequest, {"pager": pager, "filter": wanted})
             return self._post("/api/billing/transactions", TransactionsAnswer, asked, repeatable=True)
 
         return pages(
@@ -69,7 +69,7 @@ class Billing(Subject[K]):
         wanted = during(since, until)
 
         def ask(pager: Pager) -> Steps[UsageAnswer]:
-            asked = UsageRequest.model_validate({"pager": pager, **wanted})
+            asked = checked(UsageRequest, {"pager": pager, **wanted})
             return self._post("/api/billing/usage", UsageAnswer, asked, repeatable=True)
 
         return pages(
@@ -87,13 +87,13 @@ class Billing(Subject[K]):
     ) -> Steps[StatementAnswer]:
         """What was owned, one page of what changed it, and what was owned then."""
         pager = Pager(currentPage=number, pageSize=size)
-        asked = StatementRequest.model_validate({"pager": pager, **during(since, until)})
+        asked = checked(StatementRequest, {"pager": pager, **during(since, until)})
         return (yield from self._post("/api/billing/statement", StatementAnswer, asked, repeatable=True))
 
     @stream
     def statement_csv(self, *, since: datetime | None = None, until: datetime | None = None) -> Flow[bytes]:
         """The whole statement as CSV, UTF-8, in pieces as they come."""
-        asked = StatementRequest.model_validate({"format": "csv", **during(since, until)})
+        asked = checked(StatementRequest, {"format": "csv", **during(since, until)})
         body = asked.model_dump_json(exclude_unset=True).encode()
         sent = Outgoing("POST", "/api/billing/statement", body, {"Accept": "text/csv"})
         tap = yield from opened(self.manner.retries, sent)
@@ -117,7 +117,7 @@ class Billing(Subject[K]):
         """Cap what may be spent per ``hour`` or ``month``; None lifts the cap. Gives those that hold."""
         asked: dict[str, Any] = {"per": per, "apiKeyId": api_key_id}
         asked |= {} if limit is None else {"limit": amount(limit)}
-        body = CapRequest.model_validate(asked)
+        body = checked(CapRequest, asked)
         answer = yield from self._post("/api/billing/cap", CapsAnswer, body, repeatable=True)
         return answer.caps
 

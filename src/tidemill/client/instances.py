@@ -7,14 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from tidemill.client.effects import Flow, Item, Now, Outgoing, Read, Sleep, Steps, last
 from tidemill.client.errors import ClientError, LaunchFailed, NotFound, WaitedTooLong
 from tidemill.client.kinds import K, context, operation, stream
 from tidemill.client.sending import opened
 from tidemill.client.service import Service
-from tidemill.client.subject import Amount, Subject, pages
+from tidemill.client.subject import Amount, Subject, checked, pages
 from tidemill.model.lifecycle import State
 from tidemill.wire.instances import (
     EventRow,
@@ -371,9 +369,4 @@ def _listing(
     asked = {field: value for field, value in wanted.items() if value is not None}
     if not asked:
         return InstanceListRequest(pager=pager)
-    try:
-        return InstanceListRequest(pager=pager, filter=Filter.model_validate(asked))
-    except ValidationError as error:
-        from tidemill.wire.problem import explain
-
-        raise ClientError(str(explain(error))) from None
+    return InstanceListRequest(pager=pager, filter=checked(Filter, asked))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tidemill.client.errors import Unknown
-from tidemill.client.subject import Amount, amount
+from tidemill.client.subject import Amount, amount, checked
 from tidemill.model.offer import ChargeMode
 from tidemill.wire.catalogue import ImageListAnswer, InstanceTypeInfo, RegionStock, StockAnswer
 from tidemill.wire.launch import LaunchRequest
@@ -71,7 +71,7 @@ def compose(
 
     Without ``region``, it is one where the type is in stock; without ``charge_mode``, ``perHour`` where the
     type has it. ``options`` are further fields of the body. Raises Unknown for a name that is none, or more
-    than one, of what there is, with what there is; pydantic.ValidationError for what no server takes.
+    than one, of what there is, with what there is; ClientError for what no server takes.
     """
     offer = choose(stock, type=type, region=region, charge_mode=charge_mode, spot=spot)
     chosen = pick("image", image, [(row.imageId, row.imageName, row) for row in images.images])
@@ -101,7 +101,7 @@ def compose(
         "instanceKey": instance_key or None,
     }
     body |= {field: value for field, value in asked.items() if value is not None}
-    return LaunchRequest.model_validate(body | dict(options or {}))
+    return checked(LaunchRequest, body | dict(options or {}))
 
 
 def choose(

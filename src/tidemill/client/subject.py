@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from tidemill.client.effects import Flow, Item, Steps
 from tidemill.client.errors import ClientError
 from tidemill.client.kinds import AsyncLine, K, Resource, SyncLine
@@ -15,8 +17,10 @@ from tidemill.client.service import Service
 from tidemill.wire.answers import Answer
 from tidemill.wire.fields import Request
 from tidemill.wire.pages import PAGE_SIZE_MOST, Pager, PagerInfo
+from tidemill.wire.problem import explain
 
 A = TypeVar("A", bound=Answer)
+R = TypeVar("R", bound=Request)
 T = TypeVar("T")
 
 Amount = int | float | Decimal | str  # of currency units
@@ -73,6 +77,14 @@ def pages(
             return
         before = frozenset(identity(row) for row in found)
         number += 1
+
+
+def checked(model: type[R], said: Mapping[str, Any]) -> R:
+    """A request of these fields. Raises ClientError, in the server's own words, for what no server takes."""
+    try:
+        return model.model_validate(said)
+    except ValidationError as error:
+        raise ClientError(explain(error).message) from None
 
 
 def amount(said: Amount) -> int | float:
