@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,15 @@ def test_tidemill_config(tmp_path: Path) -> None:
     assert json.loads(run("show", "-o", "json")[1])["source"] == "the only server"
     code, said = run("show", "-s", "prod", "-o", "json")
     assert (code, json.loads(said)["exit"]) == (4, 4)
+
+
+def test_commands_at_once_lose_no_server_of_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+
+    def add(number: int) -> None:
+        server = Server(f"s{number}", f"https://s{number}.example.org")
+        servers.change(path, lambda known: known.with_one(server))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert set(servers.read(path).by_name) == {f"s{number}" for number in range(24)}

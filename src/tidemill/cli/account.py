@@ -78,7 +78,7 @@ def login(
     keep_there.put(meant, credential)
     if meant.keyring != before.keyring:
         keep_of(before, places).forget(before)
-    servers.write(places.config, known.with_one(meant).using(meant.name))
+    servers.change(places.config, lambda known: known.with_one(meant).using(meant.name))
     typer.echo(f"Logged in at {meant.url} as {credential.username}. {told}", err=True)
 
 

@@ -56,23 +56,21 @@ def add(
 
     A new address gets no credentials that were made for the old one: log in again.
     """
-    places = Places.of()
-    known = servers.read(places.config)
-    before = known.by_name.get(name)
     server = Server(checked_name(name), checked_url(url))
-    if before is not None:
-        server = replace(before, url=server.url)
-    known = known.with_one(server)
-    servers.write(places.config, known.using(name) if use else known)
+
+    def added(known: Servers) -> Servers:
+        before = known.by_name.get(name)
+        known = known.with_one(server if before is None else replace(before, url=server.url))
+        return known.using(name) if use else known
+
+    servers.change(Places.of().config, added)
     typer.echo(f"{name} is {server.url}", err=True)
 
 
 @app.command()
 def use(name: Name) -> None:
     """Make a server the one that is meant when none is said."""
-    places = Places.of()
-    known = servers.read(places.config).using(name)
-    servers.write(places.config, known)
+    known = servers.change(Places.of().config, lambda known: known.using(name))
     typer.echo(f"The current server is {name}, {known.by_name[name].url}", err=True)
 
 
@@ -86,7 +84,7 @@ def remove(name: Name) -> None:
     known = servers.read(places.config)
     server = known.get(name)
     keep_of(server, places).forget(server)
-    servers.write(places.config, known.without(name))
+    servers.change(places.config, lambda known: known.without(name))
     typer.echo(f"{name} is forgotten", err=True)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from tidemill.cli.failures import Exit, Failure
-from tidemill.cli.places import write_whole
+from tidemill.cli.places import alone, write_whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -122,6 +122,14 @@ def read(path: Path) -> Servers:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise Failure(f"{path} cannot be read: {error}", code="badConfiguration") from None
     return Servers(current if current in servers else "", servers)
+
+
+def change(path: Path, how: Callable[[Servers], Servers]) -> Servers:
+    """Write what ``how`` makes of what is there; two commands at once lose nothing of each other's."""
+    with alone(path):
+        changed = how(read(path))
+        write(path, changed)
+    return changed
 
 
 def write(path: Path, servers: Servers) -> None:
