@@ -127,7 +127,7 @@ def entered(client: Client, said: str, places: Places) -> Entry:
     told = options(route, identities, places)
     entry = Entry(route, user or route.user, told)
     if is_new:
-        _await_key(entry)
+        await_key(entry)
     return entry
 
 
@@ -170,7 +170,7 @@ def running(client: Client, row: InstanceRow, said: str) -> InstanceRow:
     )
 
 
-def _await_key(entry: Entry) -> None:
+def await_key(entry: Entry) -> None:
     """Until the instance knows a key that was just added, or does not seem to get to know it."""
     from threading import Event
 

@@ -18,10 +18,11 @@ import typer
 
 from tidemill.cli.access import ServerOption, chosen
 from tidemill.cli.connection import connected
+from tidemill.cli.entering import Entry, await_key
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.identities import admitted
 from tidemill.cli.places import Places, private_folder, write_whole
-from tidemill.cli.route import Route, quoted, remember, route_to, settings
+from tidemill.cli.route import Route, options, quoted, remember, route_to, settings
 from tidemill.cli.table import seemly
 
 if TYPE_CHECKING:
@@ -61,9 +62,12 @@ def ssh_config(
     access = chosen(server)
     with connected(server) as client:
         rows = list(client.instances.list(status=["Running"]))
-        identities, _ = admitted(client, places)
+        identities, is_new = admitted(client, places)
     routes = _routes(rows)
     remember(routes, places)
+    if is_new:  # whoever types ssh next is let in
+        for route in routes:
+            await_key(Entry(route, route.user, options(route, identities, places)))
     names, left_out = named(routes, taken_in(mine))
     for route in left_out:
         typer.echo(f"{seemly(route.name)} has no name that ssh could use alone; it is {route.id}", err=True)
