@@ -40,7 +40,7 @@ def commands() -> Iterator[list[str]]:
     yield []
     for row in COMMANDS:
         yield [row.name]
-        for verb in getattr(loaded(row), "commands", {}):
+        for verb in getattr(loaded(row), "verbs", ()):
             yield [row.name, verb]
 
 

@@ -256,7 +256,7 @@ def test_the_operator_writes_down_payments_without_a_server(tmp_path: Path, cloc
 def test_tidemill_credit(tmp_path: Path, amount: str, code: int, says: str) -> None:
     from typer.testing import CliRunner
 
-    from tidemill.__main__ import app
+    from tidemill.root import app
 
     folder = ["--data-dir", str(tmp_path / "data")]
     assert CliRunner().invoke(app, ["init", *folder]).exit_code == 0

@@ -15,7 +15,7 @@ def loaded_by(*words: str) -> set[str]:
     """Modules that are there when a command has ended."""
     code = (
         "import sys\n"
-        "from tidemill.__main__ import app\n"
+        "from tidemill.root import app\n"
         f"try:\n    app({list(words)!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "print('\\n'.join(sys.modules))\n"

@@ -1,46 +1,24 @@
-"""The command ``tidemill``, for those who rent and for the operator."""
+"""Where the process begins: as quickly as it can, and without a traceback where it is stopped at once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import gc
+import sys
 
-import typer
-
-from tidemill.cli.lazy import HELP, LazyGroup
-from tidemill.commands import COMMANDS
-
-if TYPE_CHECKING:
-    from typer._click import Context
+# What is imported stays: to look through it again and again takes a tenth of a short command's time. The
+# server sets its own.
+GC_THRESHOLD = 50_000
+INTERRUPTED = 130  # as cli.failures.Exit, which is not there yet
 
 
-class Tidemill(LazyGroup):
-    table = COMMANDS
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """``--version`` before anything else is looked at."""
-        if args == ["--version"]:
-            from importlib.metadata import version
-
-            typer.echo(f"tidemill {version('tidemill')}")
-            ctx.exit()
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(
-    cls=Tidemill,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": list(HELP)},
-    epilog="tidemill COMMAND --help says more about one; tidemill --version, which version this is.",
-)
-
-
-@app.callback()
-def tidemill() -> None:
-    """Turn the machines you own into a GPU cloud that people rent by the hour."""
+def main() -> None:
+    gc.set_threshold(GC_THRESHOLD)
+    try:
+        from tidemill.root import app
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    app()
 
 
 if __name__ == "__main__":
-    app()
+    main()

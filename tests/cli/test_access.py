@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tidemill.__main__ import app
 from tidemill.cli import servers
 from tidemill.cli.access import Access, chosen
 from tidemill.cli.credentials import Credential, FileKeep, keep_of
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.places import Places
 from tidemill.cli.servers import Server, Servers, checked_url, name_for
+from tidemill.root import app
 
 LAB = Server("lab", "https://lab.example.org")
 PROD = Server("prod", "https://prod.example.org:8420")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tidemill.__main__ import app
+from tidemill.__main__ import main
 from tidemill.cli import failures
 from tidemill.cli.lazy import Command, loaded
 from tidemill.client import errors
 from tidemill.commands import COMMANDS
+from tidemill.root import app
 
 HEAVY = {
     "rich",
@@ -36,7 +38,7 @@ def words() -> Iterator[list[str]]:
     yield []
     for row in COMMANDS:
         yield [row.name]
-        for verb in getattr(loaded(row), "commands", {}):
+        for verb in getattr(loaded(row), "verbs", ()):
             yield [row.name, verb]
 
 
@@ -63,7 +65,7 @@ def test_help_shows_every_command_under_its_heading() -> None:
 def test_help_loads_no_more_than_it_needs(typed: list[str]) -> None:
     code = (
         "import sys\n"
-        "from tidemill.__main__ import app\n"
+        "from tidemill.root import app\n"
         f"try:\n    app({[*typed, '--help']!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "print('\\n'.join(sys.modules), file=sys.stderr)\n"
@@ -71,6 +73,41 @@ def test_help_loads_no_more_than_it_needs(typed: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: ")
     assert set(done.stderr.split()) & HEAVY == set()
+
+
+def test_ls_and_completion_load_neither_models_nor_rich() -> None:
+    code = (
+        "import sys\n"
+        "from tidemill.client import Client\n"
+        "from tidemill.cli import completion, instances\n"
+        "Client('http://127.0.0.1:1').raw\n"
+        "print('\\n'.join(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & HEAVY == {"httpx", "tidemill.client"}
+
+
+def test_ctrl_c_before_anything_is_loaded_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "tidemill.root":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "tidemill.root")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    threshold = gc.get_threshold()
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        gc.set_threshold(*threshold)
+    assert end.value.code == failures.Exit.INTERRUPTED
+
+
+def test_a_verb_that_is_not_there_names_those_that_are_like_it() -> None:
+    done = CliRunner().invoke(app, ["key", "lst"])
+    assert done.exit_code == 2
+    assert "There is no command 'lst'. Did you mean list" in done.output
 
 
 def test_a_command_that_is_not_there_names_those_that_are_like_it() -> None:

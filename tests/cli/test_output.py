@@ -15,7 +15,7 @@ from tidemill.cli.failures import Failure
 from tidemill.cli.output import Form, show_one, show_rows, watched
 from tidemill.cli.resolving import resolved
 from tidemill.cli.table import Column
-from tidemill.cli.telling import ago, money, span
+from tidemill.cli.telling import ago, money, span, when
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 COLUMNS = [
@@ -163,3 +163,12 @@ def _resolved(said: str, things: Sequence[tuple[str, str]]) -> str:
         said, things, noun="instance", id=lambda each: each[0], name=lambda each: each[1], prefix="notebook-"
     )
     return found[0]
+
+
+@pytest.mark.parametrize("said", [None, "", "soon", 7, "2030-01-31T12:00:00", {}])
+def test_what_is_no_instant_is_none(said: object) -> None:
+    assert when(said) is None
+
+
+def test_an_instant_of_the_wire() -> None:
+    assert when("2030-01-31T12:00:00Z") == when("2030-01-31T13:00:00.000+01:00") == NOW

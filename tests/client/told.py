@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from tidemill.client.client import _Calls  # pyright: ignore[reportPrivateUsage]
 from tidemill.client.effects import Now, Open, Outgoing, Read, Reply, Send, SignIn, Sleep
 from tidemill.client.kinds import Sync
-from tidemill.client.sending import Retries
+from tidemill.client.sending import Manner, Retries
 from tidemill.client.service import Service
-from tidemill.client.subject import Manner
 
 T = TypeVar("T")
 

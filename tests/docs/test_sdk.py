@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sdk.md").read_text()
 def test_the_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
     server = Server(
         tmp_path / "server",
         settings={

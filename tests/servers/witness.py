@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidemill.__main__ import app
 from tidemill.drivers.contract import Workload
 from tidemill.drivers.simulated.driver import SimulatedDriver
+from tidemill.root import app
 
 SLOWEST = 0.3  # seconds
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import structlog
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -39,6 +37,7 @@ from tidemill.model.errors import (
     Unauthenticated,
     Unavailable,
 )
+from tidemill.version import VERSION
 
 _log = structlog.get_logger("tidemill.api")
 
@@ -66,7 +65,7 @@ def create_app(context: Context) -> FastAPI:
     over_tls = settings.public_url.startswith("https:")
     app = FastAPI(
         title="tidemill",
-        version=version("tidemill"),
+        version=VERSION,
         description="A GPU cloud rented by the hour, on machines you own.",
         openapi_url="/api/openapi.json" if serves_api else None,
         docs_url=None,

@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +24,7 @@ from tidemill.deployment import present_url
 from tidemill.model.errors import Misconfigured
 from tidemill.settings import OWN_FILE, Settings
 from tidemill.store import backup, facts
+from tidemill.version import VERSION
 
 KEYS_LOOKS = 10
 
@@ -40,7 +40,7 @@ def back_up(settings: Settings, clock: Clock, config: Path | None, file: BinaryI
             file,
             Manifest(
                 format=FORMAT,
-                version=version("tidemill"),
+                version=VERSION,
                 revision=revision,
                 deployment=facts.get(connection, facts.DEPLOYMENT) or "",
                 database=url.get_backend_name(),

@@ -15,9 +15,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from tidemill.cli import servers
 from tidemill.cli.credentials import keep_of
@@ -34,20 +31,6 @@ VARIABLES = (
     ("TIDEMILL_HOME", "the folder of config.toml and credentials.json; default ~/.config/tidemill"),
     ("NO_COLOR", "set to anything: no colours"),
 )
-
-ServerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        "-s",
-        metavar="NAME|URL",
-        help="Which server; without it, the current one.",
-        show_default=False,
-    ),
-]
-SelfOption = Annotated[
-    bool, typer.Option("--self", help="Inside an instance: with the key that its server gave it.")
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import typer
 
 from tidemill.cli import servers
-from tidemill.cli.access import Access, ServerOption, chosen
+from tidemill.cli.access import Access, chosen
 from tidemill.cli.config import names
 from tidemill.cli.connection import client_of, connected
 from tidemill.cli.credentials import Credential, keep_of
 from tidemill.cli.failures import Exit, Failure
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_one
 from tidemill.cli.places import Places
 from tidemill.cli.servers import Server, Servers, checked_name, checked_url, name_for

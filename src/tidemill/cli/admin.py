@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.lazy import commands
 from tidemill.cli.money import CAPS, Per, Since, Until, instant
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_one, show_rows
 from tidemill.cli.table import Column
 from tidemill.cli.telling import NOTHING, money

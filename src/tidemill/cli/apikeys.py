@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
 from tidemill.cli.lazy import commands
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_one, show_rows
 from tidemill.cli.resolving import resolved
 from tidemill.cli.table import Column

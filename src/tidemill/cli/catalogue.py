@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
 from tidemill.cli.lazy import commands
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_rows
 from tidemill.cli.table import Column
 from tidemill.cli.telling import NOTHING

@@ -6,22 +6,23 @@ goes wrong, nothing is offered and nothing is said.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import Access, chosen
 from tidemill.cli.lazy import COMPLETION
-from tidemill.cli.places import Places, write_whole
+
+if TYPE_CHECKING:
+    from tidemill.cli.access import Access
+    from tidemill.cli.places import Places
 
 FRESH = 5.0  # seconds that names are offered again without a question
 PATIENCE = 1.0  # seconds for the server
+ALL_AT_ONCE = {"currentPage": 1, "pageSize": 200}
 
 
 class Shell(StrEnum):
@@ -57,6 +58,9 @@ def prepared() -> None:
 def instance_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the caller's instances that begin so; of those without a name of their own, ids."""
     try:
+        from tidemill.cli.access import chosen
+        from tidemill.cli.places import Places
+
         access = chosen(ctx.params.get("server"), own=bool(ctx.params.get("own")))
         found = _names(access, Places.of()) if access.is_logged_in else []
     except Exception:  # a shell's prompt is no place for errors
@@ -65,11 +69,17 @@ def instance_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _names(access: Access, places: Places) -> list[str]:
+    import hashlib
+    import json
+
+    from tidemill.cli.places import write_whole
+
     whose = f"{access.server.url} {access.api_key or access.token}"
     file = places.cache / f"names-{hashlib.sha256(whose.encode()).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError):
         if _age(file) < FRESH:
             return [str(name) for name in json.loads(file.read_text("utf-8"))]
+    from tidemill.cli.instances import name_of
     from tidemill.client import Client, Retries
 
     with Client(
@@ -79,10 +89,8 @@ def _names(access: Access, places: Places) -> list[str]:
         timeout=PATIENCE,
         retries=Retries(attempts=1),
     ) as client:
-        page = client.instances.page(1, 200)
-    names = list(
-        dict.fromkeys(row.instanceMetadata.name or row.instanceMetadata.instanceId for row in page.instances)
-    )
+        page = client.raw.post("/api/instance/list", {"pager": ALL_AT_ONCE}, repeatable=True)
+    names = list(dict.fromkeys(map(name_of, page.instances)))
     with suppress(OSError):
         write_whole(file, json.dumps(names))
     return names

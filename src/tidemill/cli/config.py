@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from tidemill.cli import servers
-from tidemill.cli.access import ServerOption, chosen
+from tidemill.cli.access import chosen
 from tidemill.cli.credentials import keep_of
 from tidemill.cli.failures import Failure
 from tidemill.cli.lazy import commands
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_one, show_rows
 from tidemill.cli.places import Places
 from tidemill.cli.servers import Server, Servers, checked_name, checked_url

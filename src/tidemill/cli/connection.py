@@ -6,10 +6,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tidemill.cli.access import Access, chosen
 from tidemill.cli.failures import Exit, Failure
 
 if TYPE_CHECKING:
+    from tidemill.cli.access import Access
     from tidemill.client import Client
 
 PATIENCE = 30.0  # seconds without a byte of an answer
@@ -19,6 +19,8 @@ ATTEMPTS = 3  # somebody sits there and waits
 @contextmanager
 def connected(said: str | None = None, *, own: bool = False) -> Generator[Client]:
     """As whoever is logged in at the server that ``--server`` and ``--self`` say. Raises Failure."""
+    from tidemill.cli.access import chosen
+
     access = chosen(said, own=own)
     if not access.is_logged_in:
         raise Failure(

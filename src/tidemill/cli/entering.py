@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tidemill.cli import resolving
-from tidemill.cli.access import ServerOption
 from tidemill.cli.completion import instance_names
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.identities import admitted, program
+from tidemill.cli.options import ServerOption
 from tidemill.cli.places import Places
 from tidemill.cli.route import USER, Route, options, remember, route_to
 
@@ -39,7 +39,7 @@ def ssh(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME",
+            metavar="NAME [COMMAND]...",
             help="An instance: name, id or a beginning of one, perhaps USER@ it; then what ssh takes.",
             autocompletion=instance_names,
             show_default=False,
@@ -77,7 +77,7 @@ def cp(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH",
+            metavar="PATH...",
             help="What to copy, and last where to. NAME:PATH, or USER@NAME:PATH, is inside an instance.",
             show_default=False,
         ),

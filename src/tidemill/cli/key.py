@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.identities import Identity, body, made, of_this_machine
 from tidemill.cli.lazy import commands
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_one, show_rows
 from tidemill.cli.places import Places
 from tidemill.cli.resolving import resolved

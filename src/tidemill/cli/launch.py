@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from tidemill.cli import following, order, quote
-from tidemill.cli.access import ServerOption, chosen
 from tidemill.cli.asking import agrees, is_somebody_there
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Failure
+from tidemill.cli.options import ServerOption
 from tidemill.cli.order import Body, Catalogue, Said
 from tidemill.cli.output import Form, Output, show_one, told
 
@@ -243,6 +243,7 @@ def _completed(said: Said, body: Body, catalogue: Catalogue) -> Body:
 
 def _is_ours(server: str | None) -> bool:
     """Whether the service knows what the contract does not: HPC-AI's would take a dry run for a launch."""
+    from tidemill.cli.access import chosen
     from tidemill.client.service import Service
 
     return Service.at(chosen(server).server.url) is Service.TIDEMILL
@@ -254,6 +255,7 @@ def _has_init(body: Body) -> bool:
 
 
 def _print_curl(said: Said, body: Body, server: str | None) -> None:
+    from tidemill.cli.access import chosen
     from tidemill.cli.curl import curl
 
     if order.needs_names(said, body):

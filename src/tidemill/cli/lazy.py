@@ -6,15 +6,17 @@ Help and completion of the group are written from the table, so that neither loa
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from inspect import getdoc
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
+from typer.models import CommandInfo
 
 from tidemill.cli import streams
 
@@ -22,21 +24,40 @@ if TYPE_CHECKING:
     from typer._click import Command as ClickCommand
     from typer._click import Context, HelpFormatter
     from typer._click.shell_completion import CompletionItem
-    from typer.core import TyperOption
 
 COMPLETION = "_TIDEMILL_COMPLETE"  # set by the shell's completion that Typer wrote
 HELP = ("-h", "--help")
 
 
 class NounGroup(TyperGroup):
-    """A group whose own ``--help`` costs its commands nothing."""
+    """A noun, whose verbs are made when they are asked for: what one takes costs the others nothing."""
 
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """With a default: Typer loads pydantic to turn an absent flag into False."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-        return option
+    verbs: Mapping[str, CommandInfo] = {}
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> ClickCommand | None:
+        verb = self.verbs.get(cmd_name)
+        return None if verb is None else alone(verb)
+
+    def names(self) -> list[str]:
+        """What :meth:`get_command` knows."""
+        return list(self.verbs)
+
+    def resolve_command(
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, ClickCommand | None, list[str]]:
+        names = self.names()
+        if not ctx.resilient_parsing and args and not args[0].startswith("-") and args[0] not in names:
+            near = get_close_matches(args[0], names)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_line(verb)) for name, verb in self.verbs.items()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +95,35 @@ def loaded(row: Command) -> ClickCommand:
     module, _, name = row.target.partition(":")
     found = getattr(import_module(module), name)
     if isinstance(found, typer.Typer):
-        command: ClickCommand = get_group(found)
-        command.name = row.name
-        return command
-    alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+        return _noun(row.name, found)
     passing = {"ignore_unknown_options": True, "allow_interspersed_args": False} if row.passes_on else {}
-    alone.command(row.name, context_settings=passing)(found)
-    return get_command(alone)
+    return alone(CommandInfo(row.name, callback=found, context_settings=passing))
+
+
+def alone(verb: CommandInfo) -> ClickCommand:
+    """A command by itself, of which nothing was made but what Typer wrote down of its function."""
+    app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    app.registered_commands.append(verb)
+    return get_command(app)
+
+
+def _noun(name: str, app: typer.Typer) -> ClickCommand:
+    verbs, app.registered_commands = app.registered_commands, []
+    try:
+        group = cast(NounGroup, get_group(app))  # the class that :func:`commands` said
+    finally:
+        app.registered_commands = verbs
+    group.name = name
+    group.verbs = {_name(verb): verb for verb in verbs}
+    return group
+
+
+def _name(verb: CommandInfo) -> str:
+    return verb.name or getattr(verb.callback, "__name__", "")
+
+
+def _first_line(verb: CommandInfo) -> str:
+    return (getdoc(verb.callback) or "").split("\n\n")[0].replace("\n", " ")
 
 
 class LazyGroup(NounGroup):
@@ -95,16 +138,8 @@ class LazyGroup(NounGroup):
         row = next((row for row in self.table if cmd_name == row.name or cmd_name in row.aliases), None)
         return None if row is None else loaded(row)
 
-    def resolve_command(
-        self, ctx: Context, args: list[str]
-    ) -> tuple[str | None, ClickCommand | None, list[str]]:
-        if not ctx.resilient_parsing and args and not args[0].startswith("-"):
-            names = [name for row in self.table for name in (row.name, *row.aliases)]
-            if args[0] not in names:
-                near = get_close_matches(args[0], names)
-                hint = f" Did you mean {' or '.join(near)}?" if near else ""
-                ctx.fail(f"There is no command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
+    def names(self) -> list[str]:
+        return [name for row in self.table for name in (row.name, *row.aliases)]
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         widest = max((len(row.name) for row in self.table), default=0)

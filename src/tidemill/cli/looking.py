@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import SelfOption, ServerOption
 from tidemill.cli.completion import instance_names
 from tidemill.cli.connection import connected
 from tidemill.cli.instances import name_of, price_of, status_of
+from tidemill.cli.options import SelfOption, ServerOption
 from tidemill.cli.output import Form, Output, Watch, show_one, show_rows, stream_row, watched
 from tidemill.cli.resolving import own_or
 from tidemill.cli.table import Column

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.lazy import commands
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, Watch, show_one, show_rows, watched
 from tidemill.cli.table import Column
 from tidemill.cli.telling import NOTHING, money, span

@@ -10,13 +10,11 @@ from typing import Annotated
 import typer
 
 from tidemill.cli import resolving
-from tidemill.cli.access import ServerOption
 from tidemill.cli.completion import instance_names
 from tidemill.cli.connection import connected
-from tidemill.cli.entering import running
 from tidemill.cli.failures import Exit, Failure
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, show_rows
-from tidemill.cli.route import is_address
 from tidemill.cli.table import Column
 
 
@@ -42,6 +40,8 @@ def open_(
 
     Ports are published at launch; all that is not, ssh forwards: tidemill ssh NAME -L 8888:localhost:8888
     """
+    from tidemill.cli.entering import running
+    from tidemill.cli.route import is_address
     from tidemill.model.instance import SSH_PORT
 
     with connected(server) as client:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tidemill.cli import offers, tide
-from tidemill.cli.access import ServerOption
 from tidemill.cli.connection import connected
+from tidemill.cli.options import ServerOption
 from tidemill.cli.output import Form, Output, Watch, show_one, show_rows, watched
 from tidemill.cli.telling import money
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from tidemill.cli.access import chosen
 from tidemill.cli.failures import Exit, Failure
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ def own_or(
     if own:
         if said is not None:
             raise Failure("--self is this instance: say no other", exit=Exit.USAGE, code="usage")
+        from tidemill.cli.access import chosen
+
         return client.instances.get(chosen(server, own=True).instance)
     if said is None:
         raise Failure(

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import ServerOption, chosen
+from tidemill.cli.access import chosen
 from tidemill.cli.connection import connected
 from tidemill.cli.entering import Entry, await_key
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.identities import admitted
+from tidemill.cli.options import ServerOption
 from tidemill.cli.places import Places, private_folder, write_whole
 from tidemill.cli.route import Route, options, quoted, remember, route_to, settings
 from tidemill.cli.table import seemly

@@ -22,6 +22,15 @@ def span(seconds: float) -> str:
     return f"{whole}s"
 
 
+def when(said: object) -> datetime | None:
+    """An instant as the wire writes it (ISO 8601 with an offset); None for what is none."""
+    try:
+        instant = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return instant if instant.tzinfo is not None else None
+
+
 def ago(then: datetime | None, now: datetime) -> str:
     """``3m ago``, ``in 2h``; ``-`` for never."""
     if then is None:

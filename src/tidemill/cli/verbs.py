@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.access import SelfOption, ServerOption
 from tidemill.cli.completion import instance_names
 from tidemill.cli.connection import connected
 from tidemill.cli.failures import Exit, Failure
 from tidemill.cli.instances import name_of
+from tidemill.cli.options import SelfOption, ServerOption
 from tidemill.cli.resolving import own_or
 from tidemill.cli.telling import money
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="NAME",
+        metavar="[NAME]...",
         help="Names, ids, or the beginnings of them; none with --self.",
         autocompletion=instance_names,
         show_default=False,

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill.client.effects import SignIn, Steps
 from tidemill.client.kinds import K, operation
-from tidemill.client.subject import Subject, checked
+from tidemill.client.modelled import Modelled, checked
 from tidemill.model.account import Scope
 from tidemill.wire.accounts import (
     ApiKeyCreateAnswer,
@@ -29,7 +29,7 @@ from tidemill.wire.accounts import (
 from tidemill.wire.answers import Nothing
 
 
-class Account(Subject[K]):
+class Account(Modelled[K]):
     """``client.account``."""
 
     @operation

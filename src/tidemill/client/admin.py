@@ -10,7 +10,8 @@ from uuid import uuid4
 from tidemill.client.billing import during
 from tidemill.client.effects import Flow, Steps
 from tidemill.client.kinds import K, operation, stream
-from tidemill.client.subject import Amount, Subject, amount, checked, pages
+from tidemill.client.modelled import Modelled, checked, pages
+from tidemill.client.subject import Amount, amount
 from tidemill.wire.admin import (
     CreditRequest,
     MonthlyCreditAnswer,
@@ -34,7 +35,7 @@ from tidemill.wire.caps import CapRow, CapsAnswer
 from tidemill.wire.pages import Pager
 
 
-class Admin(Subject[K]):
+class Admin(Modelled[K]):
     """``client.admin``. Money that is given has an ``id``: the same again gives nothing. One is made
     where none is said, so that a lost answer can be asked for again."""
 

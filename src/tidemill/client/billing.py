@@ -8,8 +8,9 @@ from typing import Any
 
 from tidemill.client.effects import Flow, Item, Outgoing, Read, Steps
 from tidemill.client.kinds import K, operation, stream
+from tidemill.client.modelled import Modelled, checked, pages
 from tidemill.client.sending import opened
-from tidemill.client.subject import Amount, Subject, amount, checked, pages
+from tidemill.client.subject import Amount, amount
 from tidemill.wire.accounts import EmptyRequest
 from tidemill.wire.billing import (
     BalanceAnswer,
@@ -25,10 +26,11 @@ from tidemill.wire.billing import (
     UsageRow,
 )
 from tidemill.wire.caps import CapRequest, CapRow, CapsAnswer
-from tidemill.wire.pages import PAGE_SIZE_MOST, Pager
+from tidemill.wire.limits import PAGE_SIZE_MOST
+from tidemill.wire.pages import Pager
 
 
-class Billing(Subject[K]):
+class Billing(Modelled[K]):
     """``client.billing``. Times are aware datetimes: from ``since`` on, and before ``until``."""
 
     @operation

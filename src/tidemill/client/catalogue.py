@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from tidemill.client.effects import Steps
 from tidemill.client.kinds import K, operation
-from tidemill.client.subject import Subject
+from tidemill.client.modelled import Modelled
 from tidemill.wire.accounts import EmptyRequest
 from tidemill.wire.catalogue import ImageListAnswer, ImageRow, RegionListAnswer, StockAnswer
 from tidemill.wire.regions import RegionInfo
 
 
-class Catalogue(Subject[K]):
+class Catalogue(Modelled[K]):
     """``client.catalogue``."""
 
     @operation

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from tidemill.client.errors import ClientError
 from tidemill.client.happenings import Happenings
-from tidemill.client.instances import Instances
 from tidemill.client.kinds import Async, K, Sync
 from tidemill.client.lines import Address, AwaitedLine, BlockingLine
-from tidemill.client.sending import Retries
+from tidemill.client.sending import Manner, Retries
 from tidemill.client.service import Service
-from tidemill.client.subject import Manner
 from tidemill.surroundings import by_environment, by_instance
 
 if TYPE_CHECKING:
@@ -22,16 +20,26 @@ if TYPE_CHECKING:
     from tidemill.client.admin import Admin
     from tidemill.client.billing import Billing
     from tidemill.client.catalogue import Catalogue
+    from tidemill.client.instances import Instances
+    from tidemill.client.raw import Raw
 
 TIMEOUT = 30.0  # seconds without a byte of an answer
 
 
 class _Calls(Happenings[K]):
-    """The subjects that there are; all but the first are imported when they are asked for."""
+    """The subjects that there are, each imported when it is asked for."""
 
-    def __init__(self, line: Any, manner: Manner, *, awaits: bool) -> None:
-        super().__init__(line, manner, awaits=awaits)
-        self.instances: Instances[K] = Instances(line, manner, awaits=awaits)
+    @cached_property
+    def raw(self) -> Raw[K]:
+        from tidemill.client.raw import Raw
+
+        return Raw(self.line, self.manner, awaits=self.is_async)
+
+    @cached_property
+    def instances(self) -> Instances[K]:
+        from tidemill.client.instances import Instances
+
+        return Instances(self.line, self.manner, awaits=self.is_async)
 
     @cached_property
     def catalogue(self) -> Catalogue[K]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tidemill.client.effects import Flow, Item, Now, Outgoing, Read, Sleep
 from tidemill.client.errors import EventsLost, NoAnswer, NotUnderstood
 from tidemill.client.kinds import K, stream
-from tidemill.client.sending import opened, understood
+from tidemill.client.sending import opened
 from tidemill.client.subject import Subject
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Happenings(Subject[K]):
 
 def _event(frame: Frame) -> InstanceEvent:
     from tidemill.client.effects import Reply
+    from tidemill.client.modelled import understood
     from tidemill.client.service import Service
     from tidemill.wire.events import InstanceEvent
 

@@ -10,9 +10,10 @@ from uuid import uuid4
 from tidemill.client.effects import Flow, Item, Now, Outgoing, Read, Sleep, Steps, last
 from tidemill.client.errors import ClientError, LaunchFailed, NotFound, WaitedTooLong
 from tidemill.client.kinds import K, context, operation, stream
+from tidemill.client.modelled import Modelled, checked, pages
 from tidemill.client.sending import opened
 from tidemill.client.service import Service
-from tidemill.client.subject import Amount, Subject, checked, pages
+from tidemill.client.subject import Amount
 from tidemill.model.lifecycle import State
 from tidemill.wire.instances import (
     EventRow,
@@ -25,7 +26,8 @@ from tidemill.wire.instances import (
     InstanceRow,
     StartRequest,
 )
-from tidemill.wire.pages import PAGE_SIZE_MOST, Pager
+from tidemill.wire.limits import PAGE_SIZE_MOST
+from tidemill.wire.pages import Pager
 
 if TYPE_CHECKING:  # at run time they are imported by the calls that need them
     from tidemill.wire.billing import UsageRow
@@ -52,7 +54,7 @@ EVENTS_AT_ONCE = 1000
 PATIENCE = 1800.0  # seconds: the image may have to be pulled
 
 
-class Instances(Subject[K]):
+class Instances(Modelled[K]):
     """``client.instances``."""
 
     @operation

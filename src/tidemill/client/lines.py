@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.client.effects import Effect, Now, Open, Outgoing, Read, Reply, Send, SignIn, Sleep
 from tidemill.client.errors import ClientError, NoAnswer, NotConnected, NotUnderstood, TimedOut
+from tidemill.version import VERSION
 
 # Importing httpx imports its command line, with rich, click and pygments, where these are installed: a
 # third of the time of a short command. It does without when that cannot be imported.
@@ -28,7 +28,7 @@ finally:
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 H = TypeVar("H")
-AGENT = f"tidemill/{version('tidemill')}"
+AGENT = f"tidemill/{VERSION}"
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tidemill.client.errors import Unknown
-from tidemill.client.subject import Amount, amount, checked
+from tidemill.client.modelled import checked
+from tidemill.client.subject import Amount, amount
 from tidemill.model.offer import ChargeMode
 from tidemill.wire.catalogue import ImageListAnswer, InstanceTypeInfo, RegionStock, StockAnswer
 from tidemill.wire.launch import LaunchRequest

@@ -1,4 +1,4 @@
-"""One call as steps: what is sent, what is tried again, and what the answer becomes.
+"""One call as steps: what is sent, and what is tried again.
 
 Tried again, with pauses that grow: what the server cannot have seen; and, where a second time does no harm
 (``repeatable``), also what it may have carried out without our hearing of it. Never what it refused, but for
@@ -11,9 +11,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Protocol
 
 from tidemill.client.effects import Now, Open, Outgoing, Reply, Send, Sleep, Steps, Tap
 from tidemill.client.errors import (
@@ -26,10 +24,6 @@ from tidemill.client.errors import (
     refused,
 )
 from tidemill.client.service import Service
-from tidemill.wire.answers import Answer
-from tidemill.wire.fields import Request
-
-A = TypeVar("A", bound=Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +44,18 @@ class Retries:
         return min(self.longest, self.first * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-class Manner(Protocol):
+@dataclass(frozen=True, slots=True)
+class Manner:
     """How calls are made, and of whose service."""
 
-    @property
-    def service(self) -> Service: ...
-    @property
-    def retries(self) -> Retries: ...
+    service: Service
+    retries: Retries
 
 
-def call(
-    manner: Manner,
-    method: str,
-    path: str,
-    gives: type[A],
-    *,
-    body: Request | Mapping[str, Any] | None = None,
-    repeatable: bool,
-    headers: Mapping[str, str] | None = None,
-    query: Mapping[str, str] | None = None,
-) -> Steps[A]:
-    """Send it until there is an answer, and give that. Raises Refused, NoAnswer, NotUnderstood."""
-    sent = Outgoing(method, path, _written(body), headers or {}, query or {})
-    reply = yield from exchange(manner.retries, sent, repeatable=repeatable)
-    return understood(reply, gives, manner.service)
+class Model(Protocol):
+    """What a request is, where it is none of plain JSON: one of pydantic's models."""
+
+    def model_dump_json(self, *, by_alias: bool, exclude_unset: bool) -> str: ...
 
 
 def exchange(retries: Retries, sent: Outgoing, *, repeatable: bool) -> Steps[Reply]:
@@ -154,35 +136,7 @@ def _refusal(reply: Reply) -> Refused:
     return refused(reply.status, said if isinstance(said, dict) else {}, retry_after)  # pyright: ignore[reportUnknownArgumentType]
 
 
-def understood(reply: Reply, gives: type[A], service: Service) -> A:
-    """The answer as a model. Raises NotUnderstood."""
-    try:
-        if service is Service.TIDEMILL:
-            return gives.model_validate_json(reply.body)
-        return gives.model_validate(_without_nulls(json.loads(reply.body)))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-    except (ValueError, RecursionError):
-        reason = "it is no JSON"
-    raise NotUnderstood(
-        f"The server's answer is not what this client knows ({reason}); "
-        "is it a tidemill server, and as new as the client?"
-    )
-
-
-def _without_nulls(value: Any) -> Any:
-    """What a service that is not ours may say by null it may as well leave out."""
-    if isinstance(value, dict):
-        items: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {name: _without_nulls(item) for name, item in items.items() if item is not None}
-    if isinstance(value, list):
-        each: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [_without_nulls(item) for item in each]
-    return value
-
-
-def _written(body: Request | Mapping[str, Any] | None) -> bytes | None:
+def written(body: Mapping[str, Any] | Model | None) -> bytes | None:
     """As JSON; of a model only what was set, so that a server hears of no field that nobody meant.
 
     Raises ClientError for what JSON cannot say: NaN, bytes, text that is no Unicode, what holds itself.
@@ -190,10 +144,18 @@ def _written(body: Request | Mapping[str, Any] | None) -> bytes | None:
     if body is None:
         return None
     try:
-        if isinstance(body, Request):
-            return body.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        if isinstance(body, Mapping):
+            return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return body.model_dump_json(by_alias=True, exclude_unset=True).encode()
     except UnicodeEncodeError:
         raise ClientError("The request has text that is no Unicode") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise ClientError(f"The request cannot be written as JSON: {error}") from None
+
+
+def not_understood(reason: str) -> NotUnderstood:
+    """An answer that came, and is none of this API's."""
+    return NotUnderstood(
+        f"The server's answer is not what this client knows ({reason}); "
+        "is it a tidemill server, and as new as the client?"
+    )

@@ -11,7 +11,6 @@ import socket
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 
 import structlog
 
@@ -47,6 +46,7 @@ from tidemill.settings import Configuration, Settings
 from tidemill.store import servers
 from tidemill.store.bell import NEWS, Bell
 from tidemill.store.database import Database
+from tidemill.version import VERSION
 
 log = structlog.get_logger("server")
 
@@ -128,7 +128,7 @@ async def _put_together(
     runs_loops = settings.role != "api"
     tables = Tables(configuration.tables)
     regions = offering.regions_of(settings, tables)
-    metrics = Metrics(version=version("tidemill"), regions={region.id: region.name for region in regions})
+    metrics = Metrics(version=VERSION, regions={region.id: region.name for region in regions})
     database = open_database(settings)
     ends.callback(database.close)
     database.count_in(metrics)

@@ -19,7 +19,8 @@ from tidemill.model.stock import Prices
 from tidemill.model.tariff import Segment
 from tidemill.wire.answers import Answer, units
 from tidemill.wire.fields import Choice, Flag, Instant, Request, Text
-from tidemill.wire.pages import PAGE_SIZE_MOST, Pager, PagerInfo
+from tidemill.wire.limits import PAGE_SIZE_MOST
+from tidemill.wire.pages import Pager, PagerInfo
 from tidemill.wire.problem import BROKEN_RULE, refusal
 from tidemill.wire.tide import PriceInfo, TidePriceInfo, price_infos
 

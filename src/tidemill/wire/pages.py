@@ -6,8 +6,7 @@ from typing import Annotated
 
 from tidemill.wire.answers import Answer
 from tidemill.wire.fields import Request, Whole
-
-PAGE_SIZE_MOST = 200
+from tidemill.wire.limits import PAGE_SIZE_MOST
 
 
 class Pager(Request):
