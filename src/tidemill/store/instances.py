@@ -158,6 +158,9 @@ def record(
             f"Cannot {event.value} an instance that is {instance.state.value}", code="stateForbids"
         )
     due, at = at, _not_before(instance.state_since, at)
+    posted = meters.posted(connection, instance, cell.to)
+    if posted is not None:
+        at = _not_before(posted, at)
     moved = cell.to is not instance.state or cell.new_start
     released = frees(cell.to, event) and not (
         instance.in_term(at) and STATES[cell.to].wanted is Wanted.STOPPED
@@ -210,7 +213,8 @@ def record(
 def _not_before(before: datetime, at: datetime) -> datetime:
     """``at``, or ``before`` when another server wrote that by a clock a little ahead of this one's.
 
-    So a history does not go back in time, and no second is on two meters.
+    So a history does not go back in time, and no second is on two meters: what follows a meter begins where
+    that ended, which is never before what was posted of it.
     """
     return before if at < before <= at + APART else at
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, text
 
 from tidemill.model.charging import MeterKind
 from tidemill.model.instance import Instance
-from tidemill.model.lifecycle import STATES, Event, Wanted
+from tidemill.model.lifecycle import STATES, Event, State, Wanted
 from tidemill.model.tariff import POSTED_EVERY, period_end
 from tidemill.store import holds, sightings, tariffs, wallets
 from tidemill.store.prepared import Prepared
@@ -47,6 +47,18 @@ def follow(
     runs, ran = after.wanted is Wanted.RUNNING, before.wanted is Wanted.RUNNING
     if ran and not runs and instance.tariff_id is not None:
         holds.ask_to_settle(connection, instance.id, at)
+
+
+def posted(connection: Connection, instance: Instance, to: State) -> datetime | None:
+    """Until when the meters are posted that a move to ``to`` closes, by the clock of whoever saw it run.
+
+    Until the transaction ends nobody posts more of them.
+    """
+    before, after = STATES[instance.state], STATES[to]
+    closes = {MeterKind.COMPUTE} if before.billed and not after.billed else set[MeterKind]()
+    if before.stores and not after.stores:
+        closes.add(MeterKind.DISK)
+    return sightings.posted(connection, instance.id, closes) if closes else None
 
 
 def began(connection: Connection, instance: Instance, at: datetime) -> Instance:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, case, exists, func, select, text, 
 from tidemill.model.charging import MeterKind
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import SEEN_EVENTS, Event
-from tidemill.store.prepared import Prepared
+from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, meters, regions
 
 IDS_MOST = 500  # in one statement
@@ -61,6 +61,16 @@ _METER = Prepared(
         meters.c.closed_at.is_(None),
     )
 )
+_POSTED = Prepared(
+    select(meters.c.posted_until)
+    .where(
+        meters.c.instance_id == bindparam("metered"),
+        among(meters.c.kind, "kinds"),
+        meters.c.closed_at.is_(None),
+    )
+    .order_by(meters.c.id)
+    .with_for_update()
+)
 _CLOSE = Prepared(
     update(meters)
     .where(meters.c.id == bindparam("meter_id"))
@@ -102,6 +112,12 @@ def sighted(connection: Connection, region_id: str, at: datetime, missing: Colle
     for ids in _batches([meter_id for meter_id, instance_id in waiting if instance_id not in missing]):
         connection.execute(_BACK, {"ids": ids})
     _SIGHTED.run(connection, {"id_of_region": region_id, "at": at})
+
+
+def posted(connection: Connection, instance_id: str, kinds: Collection[MeterKind]) -> datetime | None:
+    """Until when the instance's open meters of these kinds are posted at the latest; they are locked."""
+    rows = _POSTED.all(connection, {"metered": instance_id, "kinds": [kind.value for kind in kinds]})
+    return max((until for (until,) in rows if until is not None), default=None)
 
 
 def close_meter(
