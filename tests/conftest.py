@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import os
 import shutil
@@ -19,6 +20,7 @@ from tests.stages import pytest_runtest_makereport, pytest_runtest_setup, pytest
 from tests.stock import HandClock, Stocked, stock
 from tidemill.guest.base_image import ensure
 from tidemill.guest.build import build
+from tidemill.server import GC_THRESHOLD
 from tidemill.store.database import Database
 from tidemill.store.migrate import migrate
 
@@ -140,6 +142,12 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def stocked(database: Database, clock: HandClock) -> Stocked:
     return stock(database, clock)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays, here as in the server: it is not looked through all the time."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
 
 
 LONGEST = ("test_kills.py", "test_planted.py", "test_seeds.py", "test_up_journey.py")  # minutes, each of them

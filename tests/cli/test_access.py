@@ -213,3 +213,11 @@ def test_commands_at_once_lose_no_server_of_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
     assert set(servers.read(path).by_name) == {f"s{number}" for number in range(24)}
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere/tidemill", "/etc/passwd"])
+def test_a_home_that_can_be_no_folder_is_said_in_a_sentence(home: str) -> None:
+    done = CliRunner().invoke(app, ["config", "add", "a", "http://127.0.0.1:1"], env={"TIDEMILL_HOME": home})
+    assert (done.exit_code, "Traceback" in done.output) == (1, False)
+    assert f"{home} can be no folder" in done.output
+    assert "TIDEMILL_HOME" in done.output

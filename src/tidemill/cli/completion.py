@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.cli.failures import Failure
 from tidemill.cli.lazy import COMPLETION
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _names(access: Access, places: Places) -> list[str]:
     ) as client:
         page = client.raw.post("/api/instance/list", {"pager": ALL_AT_ONCE}, repeatable=True)
     names = list(dict.fromkeys(map(name_of, page.instances)))
-    with suppress(OSError):
+    with suppress(OSError, Failure):
         write_whole(file, json.dumps(names))
     return names
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.cli.failures import Failure
 from tidemill.surroundings import INSTANCE_FILE
 
 
@@ -53,9 +54,19 @@ def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
 
 
 def private_folder(folder: Path) -> None:
-    """Make ``folder`` for its owner alone, where it is not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Make ``folder`` for its owner alone, where it is not there.
+
+    Raises Failure where something else is there, or where nothing can be; OSError for all else.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except (FileExistsError, FileNotFoundError) as error:
+        raise Failure(
+            f"{folder} can be no folder: {error.strerror}",
+            code="noFolder",
+            next="TIDEMILL_HOME says another place than ~/.config/tidemill",
+        ) from None
 
 
 def write_whole(path: Path, text: str) -> None:
