@@ -12,7 +12,20 @@ from datetime import datetime
 from math import ceil
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Float, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from tidemill.model.charging import Hold, Metered, MeterKind, Paid, charge, owed, release, term
 from tidemill.model.instance import Instance
@@ -26,6 +39,8 @@ from tidemill.store.prepared import Prepared, among
 from tidemill.store.schema import Instant, instances, meters, regions
 from tidemill.store.schema import holds as hold_rows
 
+_KINDS = {kind.value: kind for kind in MeterKind}
+_DISK = MeterKind.DISK.value
 _METER = (
     select(
         meters.c.id,
@@ -38,7 +53,7 @@ _METER = (
         meters.c.posted_rest,
         meters.c.closed_at,
         # The disk is there while its engine answers; the instance while it is seen running.
-        case((meters.c.kind == MeterKind.DISK.value, None), else_=meters.c.seen_until).label("seen_until"),
+        case((meters.c.kind == _DISK, None), else_=meters.c.seen_until).label("seen_until"),
         regions.c.seen_at,
         instances.c.charge_mode,
         instances.c.price_micro,
@@ -49,11 +64,22 @@ _METER = (
     .join(instances, instances.c.id == meters.c.instance_id)
     .outerjoin(regions, regions.c.id == instances.c.region_id)
 )
-_KINDS = {kind.value: kind for kind in MeterKind}
 _HOURLY = {mode.value for mode in ChargeMode if mode.hourly}
 _MODES = {mode.value for mode in ChargeMode}
 _FREE = Tariff(0)
-_OWING = (meters.c.user_id == bindparam("of_user"), meters.c.post_at.is_not(None))  # open, or not all posted
+
+
+def _owing(user_id: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    """A user's meters that are open and cost something, or are closed and not all posted.
+
+    Each half says what its index is for (ix_meters_open, ix_meters_unposted), so that it is used.
+    """
+    mine, unposted = meters.c.user_id == user_id, meters.c.post_at.is_not(None)
+    is_open, is_closed = meters.c.closed_at.is_(None), meters.c.closed_at.is_not(None)
+    return or_(and_(mine, is_open), and_(mine, is_closed, unposted)), unposted
+
+
+_OWING = _owing(bindparam("of_user"))
 _IS_DUE = meters.c.post_at <= bindparam("now", type_=Instant)
 _FIRST = (
     _METER.where(_IS_DUE)
@@ -62,19 +88,17 @@ _FIRST = (
     .with_for_update(of=meters, skip_locked=True)
 )
 _DUE = Prepared(_FIRST)
-_DUE_OF = Prepared(_FIRST.where(meters.c.user_id == bindparam("of_user")))
+_DUE_OF = Prepared(_FIRST.where(*_OWING))
 _DUE_USERS = Prepared(
     select(meters.c.user_id).where(_IS_DUE).order_by(meters.c.post_at, meters.c.id).limit(bindparam("most"))
 )
 _PUT_OFF_USER = Prepared(
-    update(meters)
-    .where(_IS_DUE, meters.c.user_id == bindparam("of_user"))
-    .values(post_at=bindparam("again", type_=Instant))
+    update(meters).where(_IS_DUE, *_OWING).values(post_at=bindparam("again", type_=Instant))
 )
 _PUT_OFF = Prepared(
     update(meters).where(among(meters.c.id, "ids")).values(post_at=bindparam("again", type_=Instant))
 )
-_OWING_OF = Prepared(_METER.where(*_OWING))
+_OWING_OF = Prepared(_METER.where(*_OWING).order_by(meters.c.id))
 _OF_INSTANCES = Prepared(_METER.where(among(meters.c.instance_id, "ids")).order_by(meters.c.id))
 _SINCE = func.coalesce(meters.c.posted_until, meters.c.opened_at)
 # What is not posted comes to at most, in micro-units times microseconds of an hour.
@@ -271,7 +295,7 @@ def _meter(row: _Row, rates: Mapping[int, Tariff], now: datetime) -> Metered:
 
 
 def _tariff(row: _Row, rates: Mapping[int, Tariff]) -> Tariff:
-    if row.kind == MeterKind.DISK.value:
+    if row.kind == _DISK:
         return Tariff(row.disk_price_micro * row.data_disk_gb)
     if row.tariff_id is None or row.charge_mode not in _HOURLY:
         return _FREE
@@ -385,11 +409,7 @@ def accruing(connection: Connection, user_id: str, now: datetime) -> tuple[int, 
 
 def hurry(connection: Connection, user_id: str, instant: datetime, now: datetime) -> bool:
     """Have what a user's meters owe for the time before ``instant`` posted soon; False when it was."""
-    late = (
-        meters.c.user_id == user_id,
-        meters.c.post_at.is_not(None),
-        instant > _SINCE,
-    )
+    late = (*_owing(literal(user_id)), instant > _SINCE)
     if connection.execute(select(meters.c.id).where(*late).limit(1)).first() is None:
         return False
     connection.execute(update(meters).where(*late, meters.c.post_at > now).values(post_at=now))
