@@ -35,7 +35,12 @@ THREADS = 4
 
 # What is committed is moved from the log to the file now and then, by whoever commits, and that waits for
 # the disk: usually on the durable ones' thread, and on the event loop only when none of those came for long.
-CHECKPOINT, CHECKPOINT_LATE = 1000, 20_000  # pages
+# Each time a page is moved once, however many commits changed it: a batch of charges changes some 550.
+CHECKPOINT, CHECKPOINT_LATE = 4000, 20_000  # pages
+
+# What a connection keeps of the file in memory, at most. A batch of charges touches a page of an index
+# for each user in it; where these do not fit, SQLite writes them out and reads them again within the batch.
+CACHE_KIB = 16 * 1024
 
 
 class Sqlite:
@@ -148,6 +153,7 @@ def open_engine(
             "journal_mode=WAL",
             f"synchronous={synchronous}",
             f"wal_autocheckpoint={checkpoint}",
+            f"cache_size=-{CACHE_KIB}",  # below zero it is in KiB, not in pages
             "foreign_keys=ON",
         ):
             cursor.execute(f"PRAGMA {pragma}")
