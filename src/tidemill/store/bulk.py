@@ -35,13 +35,22 @@ Given = Mapping[str, ColumnElement[Any]]
 class Bulk:
     """A statement for rows of the values that ``types`` names, made by ``of`` of what one row gives.
 
+    ``of_one`` makes it where the driver goes from row to row, if that has shorter words: SQLite takes a fifth
+    longer for an INSERT of a SELECT than for one of VALUES.
     Raises what ``connection.execute`` raises, except that on SQLite only IntegrityError is SQLAlchemy's;
     the rest are sqlite3's own.
     """
 
-    def __init__(self, types: Mapping[str, TypeEngine[Any]], of: Callable[[Given], Insert | Update]) -> None:
+    def __init__(
+        self,
+        types: Mapping[str, TypeEngine[Any]],
+        of: Callable[[Given], Insert | Update],
+        *,
+        of_one: Callable[[Given], Insert | Update] | None = None,
+    ) -> None:
         self._types = types
         self._of = of
+        self._of_one = of_one or of
         self._plans: dict[str, _Plan] = {}
 
     @classmethod
@@ -50,6 +59,7 @@ class Bulk:
         return cls(
             {name: table.c[name].type for name in names},
             lambda given: insert(table).from_select(list(names), select(*given.values())),
+            of_one=lambda given: insert(table).values(dict(given)),
         )
 
     def run(self, connection: Connection, rows: Collection[Sequence[Any]]) -> None:
@@ -59,9 +69,10 @@ class Bulk:
         dialect = connection.dialect
         plan = self._plans.get(dialect.name)
         if plan is None:
-            plan = self._plans[dialect.name] = _Plan(self._types, self._of, dialect)
+            of = self._of_one if dialect.name == "sqlite" else self._of
+            plan = self._plans[dialect.name] = _Plan(self._types, of, dialect)
         columns = [
-            values if process is None else [process(value) for value in values]
+            values if process is None else _turned(process, values)
             for process, values in zip(plan.into, zip(*rows, strict=True), strict=True)
         ]
         if dialect.name == "sqlite":
@@ -104,6 +115,14 @@ class _Plan:
         self.into = [each.dialect_impl(dialect).bind_processor(dialect) for each in types.values()]
         names = list(types)
         self.order = [names.index(name) for name in compiled.positiontup or ()]
+
+
+def _turned(process: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+    """Values as the driver takes them. What is in many rows, as the instant of a batch is, is turned once."""
+    turned = {id(value): value for value in values}
+    for key, value in turned.items():
+        turned[key] = process(value)
+    return [turned[id(value)] for value in values]
 
 
 def _given(types: Mapping[str, TypeEngine[Any]], dialect: Dialect) -> Given:

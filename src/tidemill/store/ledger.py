@@ -173,7 +173,7 @@ def post(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
             posting.id,
             number,
             posting.at,
-            posting.cause.value,
+            str(posting.cause),
             posting.user_id,
             line.debit,
             line.credit,
