@@ -13,6 +13,7 @@ from tests.billing.town import Town
 from tests.stock import HandClock, Stocked
 from tidemill.audit import tell
 from tidemill.audit.books import compare
+from tidemill.model.lifecycle import Event
 
 HOUR = 3_600_000_000
 
@@ -97,3 +98,17 @@ async def test_what_was_changed_is_found(stocked: Stocked, clock: HandClock, wro
     assert any(said in sentence for sentence in found), found
     findings = ran.stocked.database.run(compare)
     assert f"{findings.many:,} differences." in tell.as_text(findings, "EUR")
+
+
+async def test_time_on_two_meters_is_found(stocked: Stocked, clock: HandClock) -> None:
+    town = Town(stocked, clock)
+    town.price(HOUR)
+    town.funds(10 * HOUR)
+    instance = town.run()
+    await town.pass_by(timedelta(hours=1), timedelta(minutes=20))
+    town.stop(instance)
+    town.do(instance, Event.START, Event.REACHABLE)
+    await town.pass_by(timedelta(hours=1), timedelta(minutes=20))
+    assert not differences(stocked.database)
+    stocked.database.run(sql("UPDATE meters SET opened_at = opened_at - 1000000 WHERE start = 2"))
+    assert any("charged the same time" in sentence for sentence in differences(stocked.database))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from tidemill.audit import times
 from tidemill.audit.prices import HOUR, Rates, periods_later, rates
@@ -138,6 +138,7 @@ class Examined:
                 self._met(kind, metered, shown(self._history))
             elif metered:
                 self._says("its disk is metered, and costs nothing")
+            self._once(metered)
         for charged in self._charged.values():
             self._ended(charged)
         for hold in self._holds:
@@ -161,6 +162,18 @@ class Examined:
                     self._says(f"its meter {meter.id} ran longer than its history says")
                 if kind == "disk" and last < time.until - self._slack:
                     self._says(f"its meter {meter.id} ran shorter than its history says")
+
+    def _once(self, meters: Sequence[MeterRow]) -> None:
+        """No time was charged by one meter that another charged before.
+
+        Where the history's own times go back, a clock was set back, and hours of the same name were two.
+        """
+        if any(after.at < before.at for before, after in pairwise(self._history)):
+            return
+        ordered = sorted(meters, key=lambda meter: (meter.opened_at, meter.id))
+        for before, after in pairwise(self._charged[meter.id] for meter in ordered):
+            if before.until > after.meter.opened_at < after.until:
+                self._says(f"its meters {before.meter.id} and {after.meter.id} charged the same time")
 
     def _ended(self, charged: Charged) -> None:
         """What is closed was charged to its end; what is open, no further than it was seen."""
