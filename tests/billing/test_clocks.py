@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -10,12 +11,18 @@ import pytest
 from sqlalchemy import select
 
 from tests import invariants
+from tests.billing.audited import differences
 from tests.billing.town import Town
 from tests.stock import START
+from tidemill.actions.ask import ask
+from tidemill.actions.context import Context
+from tidemill.model.account import Caller
 from tidemill.model.ledger import Cause
 from tidemill.model.lifecycle import Event, State
 from tidemill.store import instances, metering, meters
+from tidemill.store.database import Database
 from tidemill.store.schema import meters as rows
+from tidemill.wake import Wake
 
 HOUR = 3_600_000_000
 AHEAD = 3.0  # seconds, of the server that sees and posts; the other one writes down what happens
@@ -130,3 +137,36 @@ async def test_a_disk_that_is_paid_again_at_once_is_not_charged_twice(town: Town
     await town.settle()
     assert metered(town, "disk") == [(0, 603), (603, 1200)]
     assert town.spent(id) == 1200 * HOUR // 3600
+
+
+class Late:
+    """A database that answers after ``meanwhile``."""
+
+    def __init__(self, database: Database, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+        self._database, self._meanwhile = database, meanwhile
+
+    async def write(self, work: Any, *, durable: bool = True) -> Any:
+        await self._meanwhile()
+        return await self._database.write(work, durable=durable)
+
+
+async def test_a_stop_that_the_database_keeps_waiting_ends_no_time_that_was_charged_meanwhile(
+    town: Town,
+) -> None:
+    town.price(HOUR)
+    id = town.run()
+    town.clock.pass_by(600)
+
+    async def seen_and_posted() -> None:
+        town.clock.pass_by(20)
+        town.see()
+        await town.billing.post()
+
+    late: Any = Late(town.stocked.database, seen_and_posted)
+    unused: Any = None
+    context = Context(late, town.clock, Wake(), town.settings, unused, {}, unused)
+    await ask(context, Caller(town.user), id, Event.STOP)
+    assert metered(town, "compute") == [(0, 620)]
+    assert (town.get(id).state_since - START).total_seconds() == 620
+    town.do(id, Event.ABSENT)
+    assert not differences(town.stocked.database)

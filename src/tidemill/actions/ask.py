@@ -46,10 +46,9 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
     again), Forbidden (a quota), NotEnoughMoney.
     """
     must_reach(caller, instance_id)
-    now = context.clock.now()
 
     def work(connection: Connection) -> tuple[Instance, Instance]:
-        return _moved(connection, context.settings, caller, instance_id, event, now)
+        return _moved(connection, context, caller, instance_id, event)
 
     before, after = await _written(context, work)
     if after is not before:
@@ -65,7 +64,7 @@ async def quote_start(context: Context, caller: Caller, instance_id: str) -> Quo
         with undone(connection):
             held = held_for(connection, instance_id)
             owed = metering.uncovered(connection, caller.user.id, now)
-            _, after = _moved(connection, context.settings, caller, instance_id, Event.START, now)
+            _, after = _moved(connection, context, caller, instance_id, Event.START)
             return quote_of(connection, after, held, owed, now)
 
     return await _written(context, work, durable=False)
@@ -83,17 +82,17 @@ async def _written(context: Context, work: Callable[[Connection], T], *, durable
 
 
 def _moved(
-    connection: Connection,
-    settings: Settings,
-    caller: Caller,
-    instance_id: str,
-    event: Event,
-    now: datetime,
+    connection: Connection, context: Context, caller: Caller, instance_id: str, event: Event
 ) -> tuple[Instance, Instance]:
-    """The caller's instance before and after ``event``."""
+    """The caller's instance before and after ``event``, which happens once the database has answered.
+
+    Until then it may run on, and be charged for that: an earlier instant would be before what was charged.
+    """
+    settings = context.settings
     instance = instances.get(connection, instance_id, user_id=caller.user.id)
     if instance is None or instance.state is State.RELEASED:
         raise not_found()
+    now = context.clock.now()
     if event is Event.START and STATES[instance.state].keeps is Keeps.NO:
         check_quota(connection, settings, caller.user.id, new_instances=0, new_gpus=instance.gpu_num)
     changed = instances.record(connection, instance, event, now)

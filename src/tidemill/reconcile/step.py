@@ -180,14 +180,12 @@ class Stepper:
         return await self._write_note(instance, reason=reason, message=message)
 
     async def _record(self, instance: Instance, happened: Happened) -> Instance:
-        now = self._clock.now()
-
         def work(connection: Connection) -> Instance:
             return instances.record(
                 connection,
                 instance,
                 happened.event,
-                now,
+                self._clock.now(),  # a database that answers late has others post meanwhile
                 reason=happened.reason,
                 message=happened.message,
                 not_before=happened.not_before,
