@@ -176,7 +176,7 @@ class Year:
             return
         missing = {self.chance.choice(self.ids)} if self.ids and self.chance.random() < 0.05 else set[str]()
         now = self.clock.now()
-        self.database.run(lambda c: sightings.sighted(c, REGION.id, now, missing))
+        self.database.run(lambda c: sightings.sighted(c, REGION.id, now, missing, now=now))
 
     def _launch(self, connection: Connection) -> None:
         chance = self.chance

@@ -68,7 +68,7 @@ async def test_an_earlier_start_that_comes_back_is_not_billed_for_the_gap_before
         def work(connection: object) -> None:
             found = compare(connection, REGION.id, shown, {})  # type: ignore[arg-type]
             assert id in found.to_look_at
-            sightings.sighted(connection, REGION.id, now, found.missing)  # type: ignore[arg-type]
+            sightings.sighted(connection, REGION.id, now, found.missing, now=now)  # type: ignore[arg-type]
 
         house.stocked.database.run(work)
 

@@ -30,9 +30,11 @@ class Metered:
         )
         return self.instance
 
-    def listed(self, second: float, *, missing: bool = False) -> None:
+    def listed(self, second: float, *, missing: bool = False, answered: float | None = None) -> None:
+        """Begun at ``second``; ``answered`` is when it was written down, at once by default."""
         ids = {self.instance.id} if missing else set[str]()
-        self.stocked.database.run(lambda c: sightings.sighted(c, REGION.id, at(second), ids))
+        now = at(second if answered is None else answered)
+        self.stocked.database.run(lambda c: sightings.sighted(c, REGION.id, at(second), ids, now=now))
 
     def billed(self) -> float | None:
         """Seconds on the last meter; None while it is open."""
@@ -112,6 +114,28 @@ def test_what_came_back_in_the_same_start_was_running(metered: Metered) -> None:
     assert metered.billed() == 70
 
 
+def test_a_listing_that_a_later_one_overtook_takes_nothing_back(metered: Metered) -> None:
+    metered.listed(50)
+    metered.listed(20, answered=60, missing=True)
+    metered.happens(Event.ABSENT, 100)
+    assert metered.billed() == 50
+
+
+def test_a_listing_that_a_later_one_overtook_does_not_contradict_it(metered: Metered) -> None:
+    metered.listed(30)
+    metered.listed(50, missing=True)
+    metered.listed(40, answered=60)
+    metered.happens(Event.ABSENT, 100)
+    assert metered.billed() == 30
+
+
+def test_a_sighting_of_a_clock_that_was_set_back_holds_no_listing_up(metered: Metered) -> None:
+    metered.listed(3600)
+    metered.listed(50)
+    metered.happens(Event.ABSENT, 100)
+    assert metered.billed() == 50
+
+
 def test_a_listing_from_before_it_ran_does_not_speak_against_it(metered: Metered) -> None:
     metered.listed(-5, missing=True)
     metered.happens(Event.STOP, 40)
@@ -132,7 +156,7 @@ def test_many_missing_at_once_are_all_marked(stocked: Stocked, clock: HandClock)
     ]
     strangers = {f"notebook-{number}" for number in range(2 * sightings.IDS_MOST)}
     missing = strangers | {one.id for one in running}
-    stocked.database.run(lambda c: sightings.sighted(c, REGION.id, at(10), missing))
+    stocked.database.run(lambda c: sightings.sighted(c, REGION.id, at(10), missing, now=at(10)))
     kept = stocked.database.run(lambda c: c.execute(select(meters.c.seen_until)).scalars().all())
     assert kept == [at(0)] * 3
 

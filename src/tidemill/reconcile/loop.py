@@ -204,7 +204,8 @@ class Loop:
             return ids | differing(seen, self._last)
         found = await self._database.read_much(lambda c: compare(c, self._region_id, seen, self._last))
         await self._database.write(
-            lambda c: sightings.sighted(c, self._region_id, looked_at, found.missing), durable=False
+            lambda c: sightings.sighted(c, self._region_id, looked_at, found.missing, now=self._clock.now()),
+            durable=False,
         )
         self._last |= found.agreed
         for id, word in found.unreadable.items():

@@ -26,7 +26,9 @@ _HERE = exists().where(
     instances.c.id == meters.c.instance_id, instances.c.region_id == bindparam("region_id")
 )
 COUNTS_FOR = timedelta(minutes=3)  # a sighting, where none came after it: three of the usual passes
-_LAST = Prepared(select(regions.c.seen_at).where(regions.c.id == bindparam("region_id")))
+_LAST = Prepared(
+    select(regions.c.seen_at).where(regions.c.id == bindparam("region_id")).with_for_update(key_share=True)
+)
 _MISS = (
     update(meters)
     .where(
@@ -98,16 +100,21 @@ _CLOSE_DISK = Prepared(
 )
 
 
-def sighted(connection: Connection, region_id: str, at: datetime, missing: Collection[str]) -> None:
+def sighted(
+    connection: Connection, region_id: str, at: datetime, missing: Collection[str], *, now: datetime
+) -> None:
     """A listing of the region that was begun at ``at`` showed every metered instance but ``missing``.
 
-    What was metered only since then can be missing from it and is none the worse for it.
+    What was metered only since then can be missing from it and is none the worse for it. A listing whose
+    answer took so long that another one, begun later, came before it says nothing more. (One that is later
+    than ``now`` is of a clock that was set back, or is ahead of ours; it holds nobody up.)
     """
-    if missing:
-        region = _LAST.first(connection, {"region_id": region_id})
-        last = None if region is None else region[0]
-        for ids in _batches(sorted(missing)):
-            connection.execute(_MISS, {"ids": ids, "at": at, "last": last})
+    region = _LAST.first(connection, {"region_id": region_id})
+    last = None if region is None else region[0]
+    if last is not None and at < last <= now:
+        return
+    for ids in _batches(sorted(missing)):
+        connection.execute(_MISS, {"ids": ids, "at": at, "last": last})
     waiting = _WAITING.all(connection, {"region_id": region_id})
     for ids in _batches([meter_id for meter_id, instance_id in waiting if instance_id not in missing]):
         connection.execute(_BACK, {"ids": ids})
