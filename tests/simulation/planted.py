@@ -83,7 +83,7 @@ def bills_until_it_was_noticed(patch: Patch) -> None:
         real(connection, instance, Event.STOP, at, None)
 
     patch.setattr(sightings, "close_meter", close_meter)
-    patch.setattr(sightings, "sighted", lambda *_: None)
+    patch.setattr(sightings, "sighted", lambda *_, **__: None)
 
 
 def trusts_an_observation_of_an_older_start(patch: Patch) -> None:
