@@ -121,7 +121,7 @@ class Checks:
                 found.append(f"{lost} micro-units were delivered that nobody could pay")
         blows = sum(whats[blow] for blow in BLOWS)
         setup = self._world.story.setup
-        # After a blow it starts once more, within the time that it has in all; one more start may not fit into it.
+        # After a blow it starts once more, within the time that it has in all: both starts must fit into it.
         bears_one = setup.latency <= QUICK and 2 * setup.start < world.settings.starting_deadline
         if not whats.keys() - UNEVENTFUL - BLOWS and blows <= bears_one:
             found += [
