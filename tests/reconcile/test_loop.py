@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 from tests.reconcile.house import House, settle
 from tests.stock import GPU_TYPE
 
@@ -15,6 +16,7 @@ from tidemill.model.lifecycle import Event, State
 from tidemill.model.observation import Phase
 from tidemill.reconcile.claims import Claims
 from tidemill.store import fleet, instances
+from tidemill.store.schema import instances as rows
 
 
 async def test_a_launch_runs_stops_starts_and_ends(house: House) -> None:
@@ -152,6 +154,17 @@ async def test_a_clock_that_steps_back_an_hour_holds_nobody_up(house: House) -> 
     third = house.launch()
     house.clock.set_back(3600)
     await house.until_state(loop, third, State.RUNNING, seconds=10)
+
+
+async def test_what_is_released_and_due_in_what_is_now_the_future_is_settled(house: House) -> None:
+    """The answer to its last move was lost, and the clock stepped back before it was looked at again."""
+    loop, id = house.loop(), house.launch()
+    await house.until_state(loop, id, State.RUNNING)
+    house.ask(id, Event.TERMINATE)
+    await house.until_state(loop, id, State.RELEASED)
+    house.stocked.database.run(lambda c: c.execute(update(rows).values(due_at=house.clock.now())))
+    house.clock.set_back(3600)
+    await house.until(loop, lambda: house.get(id).due_at is None, seconds=10)
 
 
 async def test_a_lease_from_before_the_clock_stepped_back_is_over(house: House) -> None:

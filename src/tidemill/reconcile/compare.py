@@ -64,6 +64,7 @@ def compare(
         elif shown is not None and id in found.to_look_at and owes_nothing(standing, shown):
             found.to_look_at.remove(id)
             found.agreed[id] = shown
+    found.to_look_at.update(fleet.released_and_due(connection, region_id))
     return found
 
 

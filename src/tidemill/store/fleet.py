@@ -19,6 +19,13 @@ _SELECT = select(*(instances.c[name] for name in COLUMNS))
 _HOLDING = [state.value for state, row in STATES.items() if row.keeps is not Keeps.NO]
 _RUNNING = [state.value for state, row in STATES.items() if row.wanted is Wanted.RUNNING]
 _PASSING = [state.value for state, row in STATES.items() if row.deadline is not None]
+_RELEASED_AND_DUE = Prepared(
+    select(instances.c.id).where(
+        instances.c.region_id == bindparam("here"),
+        instances.c.state == State.RELEASED.value,
+        instances.c.due_at.is_not(None),
+    )
+)
 _STANDINGS = Prepared(
     select(
         instances.c.id,
@@ -136,6 +143,11 @@ def standings(connection: Connection, region_id: str) -> tuple[list[Standing], d
         else:
             found.append(Standing(id, state, start, init_exit, bool(rests)))
     return found, unreadable
+
+
+def released_and_due(connection: Connection, region_id: str) -> list[str]:
+    """Ids of instances of the region that are Released and are to be looked at once more, whenever."""
+    return [row[0] for row in _RELEASED_AND_DUE.all(connection, {"here": region_id})]
 
 
 def unreleased(connection: Connection, ids: Collection[str]) -> set[str]:
