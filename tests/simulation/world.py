@@ -376,13 +376,16 @@ class World:
         self.loop.call_later(lasts, self._store_troubles.pop, act, None, context=NOBODY.copy())
 
     def do_exits(self, _act: Act, name: str) -> None:
-        made = self.engine.made.get(self.users.names.get(name, ""))
+        with self.engine.turn():  # what is due by now has happened: it may be gone
+            made = self.engine.made.get(self.users.names.get(name, ""))
         if made is not None and made.seen.phase.value in {"started", "reachable"}:
             self.driver.play_exit(made.workload.id)
 
     def do_vanishes(self, _act: Act, name: str, returns: float = 0.0) -> None:
         id = self.users.names.get(name, "")
-        if id in self.engine.made:
+        with self.engine.turn():
+            is_there = id in self.engine.made
+        if is_there:
             self.driver.play_vanish(id)
             if returns:
                 self.loop.call_later(returns, self._comes_back, id, context=NOBODY.copy())
