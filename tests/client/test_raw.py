@@ -9,6 +9,7 @@ import pytest
 from tests.client.test_instances import page, row
 from tests.client.told import Told, answered
 from tests.journeys.running import Server, Tenant
+from tidemill.cli.instances import _listed  # pyright: ignore[reportPrivateUsage]
 from tidemill.client import AsyncClient, Client, errors
 from tidemill.client.effects import Reply
 from tidemill.client.errors import NoAnswer
@@ -76,3 +77,11 @@ async def test_both_clients_have_them(server: Server, user: Tenant) -> None:
         assert [each.regionName for each in regions.regions] == [
             each.regionName for each in await awaited.catalogue.regions()
         ]
+
+
+@pytest.mark.parametrize("billing", ["x", [], 7, {"price": "abc"}, {"price": {}}])
+def test_ls_understands_no_instance_whose_price_is_no_number(billing: Any) -> None:
+    odd = row()
+    odd["instanceSpecInfo"]["billing"] = billing
+    with pytest.raises(errors.NotUnderstood, match="price"):
+        _listed(Told([page(odd, total=1)]).client(), None, released=False)

@@ -76,6 +76,10 @@ def _listed(client: Client, status: list[str] | None, *, released: bool) -> list
         region = spec.regionInfo if isinstance(spec, Fields) else None
         if not all(isinstance(part, Fields) for part in (row.instanceRuntimeInfo, spec, region)):
             raise not_understood("an instance says too little of itself")
+        billing = spec.billing
+        priced = isinstance(billing, Fields) and isinstance(billing.price, int | float | None)
+        if billing is not None and not priced:
+            raise not_understood("an instance has a price that is no number")
     return rows
 
 
@@ -101,4 +105,4 @@ def price_of(row: Row) -> str:
     billing = row.instanceSpecInfo.billing
     if billing is None:
         return NOTHING
-    return money(billing.price or 0, billing.currency or "") + PER.get(billing.chargeMode, "")
+    return money(billing.price or 0, str(billing.currency or "")) + PER.get(str(billing.chargeMode), "")
