@@ -67,6 +67,16 @@ def test_what_json_cannot_say_is_not_sent() -> None:
     assert not told.sent
 
 
+@pytest.mark.parametrize("path", ["https://elsewhere.example/api/balance", "//elsewhere.example", "api", ""])
+def test_credentials_go_to_no_other_machine(path: str) -> None:
+    told = Told([])
+    raw = told.client().raw
+    for call in (raw.get, raw.post, lambda path: list(raw.rows(path, "instances", identity=ID))):
+        with pytest.raises(errors.ClientError, match="is no path"):
+            call(path)
+    assert not told.sent
+
+
 async def test_both_clients_have_them(server: Server, user: Tenant) -> None:
     with Client(server.url, token=user.token) as client:
         assert client.raw.get("/api/balance").currency == client.billing.balance().currency

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tidemill.client.effects import Flow, Outgoing, Reply, Steps
+from tidemill.client.errors import ClientError
 from tidemill.client.kinds import K, operation, stream
 from tidemill.client.paging import walk
 from tidemill.client.sending import exchange, not_understood, written
@@ -32,8 +33,8 @@ class Raw(Subject[K]):
 
     @operation
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Steps[Fields]:
-        """Raises Refused, NoAnswer, NotUnderstood."""
-        sent = Outgoing("GET", path, query=query or {})
+        """Raises Refused, NoAnswer, NotUnderstood; ClientError for what is no path."""
+        sent = Outgoing("GET", _path(path), query=query or {})
         return _object((yield from exchange(self.manner.retries, sent, repeatable=True)))
 
     @operation
@@ -42,9 +43,9 @@ class Raw(Subject[K]):
     ) -> Steps[Fields]:
         """``repeatable``: a second time does no harm, so it is sent again where no answer came.
 
-        Raises Refused, NoAnswer, NotUnderstood; ClientError for what JSON cannot say.
+        Raises Refused, NoAnswer, NotUnderstood; ClientError for what is no path, or what JSON cannot say.
         """
-        sent = Outgoing("POST", path, written(body or {}))
+        sent = Outgoing("POST", _path(path), written(body or {}))
         return _object((yield from exchange(self.manner.retries, sent, repeatable=repeatable)))
 
     @stream
@@ -74,6 +75,13 @@ class Raw(Subject[K]):
             identity=lambda row: _at(row, identity),
             size=page_size,
         )
+
+
+def _path(said: str) -> str:
+    """A whole address is none: the credentials would go to whatever machine it names."""
+    if not said.startswith("/") or said.startswith("//"):
+        raise ClientError(f"{said!r} is no path; one begins with a slash, as /api/instance/list does")
+    return said
 
 
 def _object(reply: Reply) -> Fields:
