@@ -11,7 +11,7 @@ from tests.store.test_record import launched
 
 from tidemill.model.instance import Instance
 from tidemill.model.lifecycle import Event
-from tidemill.store import instances, sightings
+from tidemill.store import fleet, instances, sightings
 from tidemill.store.schema import meters
 
 
@@ -173,3 +173,15 @@ def test_a_full_listing_reads_the_meters_that_one_contradicted_and_no_others(sto
     meter, *rest = stocked.database.run(work)
     assert "INDEX ix_meters_contradicted" in meter
     assert not any(line.startswith("SCAN") for line in rest), rest
+
+
+def test_a_full_pass_finds_what_is_released_and_due_among_all_that_ever_was_there(stocked: Stocked) -> None:
+    if not stocked.database.is_sqlite:
+        pytest.skip("the plan of a small table says nothing there")
+
+    def work(connection: Connection) -> list[str]:
+        sql = str(fleet._RELEASED_AND_DUE.statement.compile(connection))
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, (1,) * sql.count("?"))
+        return [row.detail for row in plan]
+
+    assert stocked.database.run(work) == ["SEARCH instances USING INDEX ix_instances_due (due_at>?)"]
