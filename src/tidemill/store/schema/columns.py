@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Integer, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, Integer, MetaData, String, Text, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -88,6 +88,11 @@ class Words(TypeDecorator[str]):
         if kept.isascii() and "\0" not in kept:
             return kept
         return kept.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def only(condition: str) -> dict[str, Any]:
+    """For an Index of those rows alone that ``condition`` holds for; both databases know its SQL."""
+    return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
 # SQLite counts rows by itself only for a column of type INTEGER.

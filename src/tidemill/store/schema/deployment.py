@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, Float, Index, String, Table, Text, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, Float, Index, String, Table, Text
 
-from tidemill.store.schema.columns import Instant, Sequence, Words, metadata
+from tidemill.store.schema.columns import Instant, Sequence, Words, metadata, only
 
 facts = Table(
     "facts",
@@ -41,14 +41,6 @@ findings = Table(
     Column("message", Words, nullable=False),
     Column("ended_at", Instant, index=True),
     Column("outcome", String(16), nullable=False),
-    Index(
-        "uq_findings_open",
-        "region_id",
-        "kind",
-        "name",
-        unique=True,
-        sqlite_where=text("ended_at IS NULL"),
-        postgresql_where=text("ended_at IS NULL"),
-    ),
+    Index("uq_findings_open", "region_id", "kind", "name", unique=True, **only("ended_at IS NULL")),
     CheckConstraint("(ended_at IS NULL) = (outcome = '')", name="ended"),
 )

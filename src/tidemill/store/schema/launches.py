@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from tidemill.store.schema.columns import Instant, Notices, Sequence, Words, metadata
+from tidemill.store.schema.columns import Instant, Notices, Sequence, Words, metadata, only
 
 instances = Table(
     "instances",
@@ -80,28 +80,12 @@ instances = Table(
     Column("timer_at", Instant),
     Column("notices", Notices),
     Column("key_hash", String(64)),
-    Index(
-        "uq_instances_key_hash",
-        "key_hash",
-        unique=True,
-        sqlite_where=text("key_hash IS NOT NULL"),
-        postgresql_where=text("key_hash IS NOT NULL"),
-    ),
+    Index("uq_instances_key_hash", "key_hash", unique=True, **only("key_hash IS NOT NULL")),
     Index("ix_instances_owner", "user_id", "created_at", "id"),
     Index("ix_instances_due", "due_at"),
     Index("ix_instances_node", "node_id", "state"),
-    Index(
-        "ix_instances_timer_at",
-        "timer_at",
-        sqlite_where=text("timer_at IS NOT NULL"),
-        postgresql_where=text("timer_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_instances_leased_to",
-        "leased_to",
-        sqlite_where=text("leased_to IS NOT NULL"),
-        postgresql_where=text("leased_to IS NOT NULL"),
-    ),
+    Index("ix_instances_timer_at", "timer_at", **only("timer_at IS NOT NULL")),
+    Index("ix_instances_leased_to", "leased_to", **only("leased_to IS NOT NULL")),
 )
 
 events = Table(

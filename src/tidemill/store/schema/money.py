@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from tidemill.store.schema.columns import Instant, Sequence, Words, metadata
+from tidemill.store.schema.columns import Instant, Sequence, Words, metadata, only
 
 # Prices with their history: rows are added and never changed; the newest of its kind holds. A row without
 # a type is the price of a GB of data disk per hour.
@@ -54,42 +54,14 @@ meters = Table(
     Column("posted_micro", BigInteger, nullable=False, server_default=text("0")),
     Column("posted_rest", BigInteger, nullable=False, server_default=text("0")),
     Column("post_at", Instant),
-    Index(
-        "ix_meters_post_at",
-        "post_at",
-        "id",
-        sqlite_where=text("post_at IS NOT NULL"),
-        postgresql_where=text("post_at IS NOT NULL"),
-    ),
+    Index("ix_meters_post_at", "post_at", "id", **only("post_at IS NOT NULL")),
     # What a user owes is in one of these two. SQLite writes an index anew whenever a column that its WHERE
     # names is written, and every charge writes post_at: one index for both was half of what a charge wrote.
-    Index(
-        "ix_meters_open",
-        "user_id",
-        sqlite_where=text("closed_at IS NULL"),
-        postgresql_where=text("closed_at IS NULL"),
-    ),
-    Index(
-        "ix_meters_unposted",
-        "user_id",
-        sqlite_where=text("closed_at IS NOT NULL AND post_at IS NOT NULL"),
-        postgresql_where=text("closed_at IS NOT NULL AND post_at IS NOT NULL"),
-    ),
+    Index("ix_meters_open", "user_id", **only("closed_at IS NULL")),
+    Index("ix_meters_unposted", "user_id", **only("closed_at IS NOT NULL AND post_at IS NOT NULL")),
     Index("ix_meters_instance", "instance_id", "kind"),
-    Index(
-        "uq_meters_open",
-        "instance_id",
-        "kind",
-        unique=True,
-        sqlite_where=text("closed_at IS NULL"),
-        postgresql_where=text("closed_at IS NULL"),
-    ),
-    Index(
-        "ix_meters_contradicted",
-        "seen_until",
-        sqlite_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
-        postgresql_where=text("seen_until IS NOT NULL AND closed_at IS NULL"),
-    ),
+    Index("uq_meters_open", "instance_id", "kind", unique=True, **only("closed_at IS NULL")),
+    Index("ix_meters_contradicted", "seen_until", **only("seen_until IS NOT NULL AND closed_at IS NULL")),
     CheckConstraint("closed_at IS NULL OR closed_at >= opened_at", name="closed_after_opened"),
 )
 
@@ -148,19 +120,8 @@ holds = Table(
     Column("capture", Boolean, nullable=False, server_default=text("false")),
     Column("ended_at", Instant),
     Column("outcome", String(16), nullable=False, server_default=""),
-    Index(
-        "uq_holds_open",
-        "instance_id",
-        unique=True,
-        sqlite_where=text("ended_at IS NULL"),
-        postgresql_where=text("ended_at IS NULL"),
-    ),
-    Index(
-        "ix_holds_settle_at",
-        "settle_at",
-        sqlite_where=text("ended_at IS NULL AND settle_at IS NOT NULL"),
-        postgresql_where=text("ended_at IS NULL AND settle_at IS NOT NULL"),
-    ),
+    Index("uq_holds_open", "instance_id", unique=True, **only("ended_at IS NULL")),
+    Index("ix_holds_settle_at", "settle_at", **only("ended_at IS NULL AND settle_at IS NOT NULL")),
     Index("ix_holds_user", "user_id"),
     CheckConstraint("(ended_at IS NULL) = (outcome = '')", name="ended"),
     CheckConstraint("amount_micro > 0", name="amount"),
