@@ -117,15 +117,15 @@ def charge(meter: Metered, purse: Purse, now: datetime, holds: Sequence[Hold] = 
     if not lines:
         return Paid(tuple(before), until, meter.posted, rest, broken)
     posting = Posting(
-        f"charge:{meter.id}:{micros(until)}",
-        now,
-        Cause.CHARGE,
-        meter.user_id,
-        merged(lines),
-        meter.instance_id,
-        meter.id,
-        since,
-        until,
+        id=f"charge:{meter.id}:{micros(until)}",
+        at=now,
+        cause=Cause.CHARGE,
+        user_id=meter.user_id,
+        lines=merged(lines),
+        instance_id=meter.instance_id,
+        meter_id=meter.id,
+        since=since,
+        until=until,
         memo=_said(meter),
     )
     return Paid((*before, posting), until, meter.posted + spent, rest, broken)
@@ -146,7 +146,8 @@ def _pay(meter: Metered, purse: Purse) -> _Payment:
     taken: list[tuple[str, int]] = []
     rest, spent, left = meter.rest, 0, 0
     since, until = meter.since, meter.until
-    for begin, end in pairwise((since, *purse.expiries(since, until), until)):
+    cuts = (since, *purse.expiries(since, until), until)
+    for begin, end in pairwise(cuts):
         amount, rest = due_with_rest(rest, weight(meter.tariff, begin, end))
         parts = purse.take(amount, end)
         short = amount
