@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from tests.reconcile.house import House
 from tests.stock import REGION
 
@@ -65,10 +65,10 @@ async def test_an_earlier_start_that_comes_back_is_not_billed_for_the_gap_before
         house.clock.pass_by(30)
         now = house.clock.now()
 
-        def work(connection: object) -> None:
-            found = compare(connection, REGION.id, shown, {})  # type: ignore[arg-type]
+        def work(connection: Connection) -> None:
+            found = compare(connection, REGION.id, shown, {})
             assert id in found.to_look_at
-            sightings.sighted(connection, REGION.id, now, found.missing, now=now)  # type: ignore[arg-type]
+            sightings.sighted(connection, REGION.id, now, found.missing, now=now)
 
         house.stocked.database.run(work)
 
