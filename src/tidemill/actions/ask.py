@@ -58,9 +58,9 @@ async def ask(context: Context, caller: Caller, instance_id: str, event: Event) 
 
 async def quote_start(context: Context, caller: Caller, instance_id: str) -> Quote:
     """What starting it would mean, by starting it and undoing that. Raises what ``ask`` raises."""
-    now = context.clock.now()
 
     def work(connection: Connection) -> Quote:
+        now = context.clock.now()
         with undone(connection):
             held = held_for(connection, instance_id)
             owed = metering.uncovered(connection, caller.user.id, now)
