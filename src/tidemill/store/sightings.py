@@ -26,6 +26,7 @@ _HERE = exists().where(
     instances.c.id == meters.c.instance_id, instances.c.region_id == bindparam("region_id")
 )
 COUNTS_FOR = timedelta(minutes=3)  # a sighting, where none came after it: three of the usual passes
+# Locked until the listing is written down: of two that are at once, the later one is not taken back.
 _LAST = Prepared(
     select(regions.c.seen_at).where(regions.c.id == bindparam("region_id")).with_for_update(key_share=True)
 )
