@@ -16,6 +16,7 @@ import typer
 
 from tidemill.cli.failures import Failure
 from tidemill.cli.lazy import COMPLETION
+from tidemill.wire.limits import PAGE_SIZE_MOST
 
 if TYPE_CHECKING:
     from tidemill.cli.access import Access
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 FRESH = 5.0  # seconds that names are offered again without a question
 PATIENCE = 1.0  # seconds for the server
-ALL_AT_ONCE = {"currentPage": 1, "pageSize": 200}
+ALL_AT_ONCE = {"currentPage": 1, "pageSize": PAGE_SIZE_MOST}
 
 
 class Shell(StrEnum):

@@ -20,7 +20,10 @@ from tidemill.wire.limits import PAGE_SIZE_MOST
 
 
 class Fields(dict[str, Any]):
-    """A JSON object. What it has under a name is also its attribute; None, where it has nothing."""
+    """A JSON object. What it has under a name is also its attribute; None, where it has nothing.
+
+    But for the names of a dict's own methods, such as ``items``: those are read as ``fields["items"]``.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python's own questions, not the API's names
